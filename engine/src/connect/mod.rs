@@ -1,0 +1,202 @@
+//! Where rows come from and go to: the traits that every connector implements, and the connectors that need no foreign client.
+//!
+//! ```text
+//! CREATE TABLE … WITH (…) ── ConnectorSpec::source/sink ──▶ dyn Source / dyn Sink     (planned once, checked before any I/O)
+//!                                                              │ open(core)
+//!                                                              ▼
+//!                                               dyn SourceReader / dyn SinkWriter      (one a core)
+//! ```
+//! A reader or writer that may block (files, sockets) says [`Ring::Io`] and is hosted on a thread of its own, behind a bounded ring; one
+//! that only computes (generators, `blackhole`) says [`Ring::Core`] and is called on the pinned core itself, where it must never block.
+
+pub mod blackhole;
+pub mod datagen;
+pub mod filesystem;
+pub mod memory;
+pub mod nexmark;
+mod options;
+pub mod print;
+mod registry;
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::batch::Weights;
+use crate::error::{Code, Result};
+use crate::ids::{CoreId, Epoch, SplitId};
+
+pub use options::{OptionSpec, OptionType, Options};
+pub use registry::{ConnectorSpec, TableSpec, connector, connectors};
+
+/// Where a reader or writer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// On the pinned core: never blocks, makes no system call.
+    Core,
+    /// On an I/O thread.
+    Io,
+}
+
+/// Which core of the job opens a reader or writer.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreInit {
+    /// This core.
+    pub core: CoreId,
+    /// How many cores the job has in all.
+    pub cores: usize,
+}
+
+/// A planned source: its options are checked, nothing is open yet.
+pub trait Source: std::fmt::Debug + Send + Sync {
+    /// The columns that readers deliver, in this order: the physical columns that the plan needs, then metadata columns.
+    fn schema(&self) -> SchemaRef;
+    /// Whether the input ends by itself.
+    fn is_bounded(&self) -> bool;
+    /// Whether rows are only ever inserted. `debezium-json` and the like say false.
+    fn is_append_only(&self) -> bool;
+    /// Where its readers run.
+    fn ring(&self) -> Ring;
+    /// The number of rows to come over all cores, when it is known beforehand; for progress bars only.
+    fn rows_hint(&self) -> Option<u64> {
+        None
+    }
+    /// Opens this core's share of the splits. The shares of all cores are disjoint and together the whole input, at any `cores`.
+    fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>>;
+}
+
+/// One core's share of a source.
+pub trait SourceReader: Send {
+    /// Appends what there is to `out`, about `rows_max` rows (a reader may go over by one of its own batches).
+    ///
+    /// Announces every split that it knows of with [`SourceEvent::SplitOpened`] before it reads the first row of any of them, so that
+    /// unread splits hold the watermark back. On [`Ring::Io`] it may block for at most 100 ms before it answers [`SourcePoll::Idle`].
+    fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll>;
+}
+
+/// What a reader says after a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourcePoll {
+    /// There is more now.
+    More,
+    /// Nothing now, perhaps later.
+    Idle,
+    /// Nothing, ever: every split is finished.
+    Finished,
+}
+
+/// One thing that a reader delivers.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// A split joins: from now on the watermark waits for it.
+    SplitOpened(SplitId),
+    /// Rows of one split, in its order.
+    Rows(SourceBatch),
+    /// A split ended: the watermark no longer waits for it.
+    SplitFinished(SplitId),
+}
+
+/// Rows of one split.
+#[derive(Debug)]
+pub struct SourceBatch {
+    /// The split.
+    pub split: SplitId,
+    /// Rows in the source's schema.
+    pub rows: RecordBatch,
+    /// A weight for each row; `Ones` from a source that is append-only.
+    pub weights: Weights,
+    /// Records that could not be decoded; the table's `on_error` decides what becomes of them.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A record or row that can't be used: what `on_error = dead_letter(…)` keeps, `skip` counts and `fail` reports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejected {
+    /// What is wrong.
+    pub code: Code,
+    /// One sentence.
+    pub message: String,
+    /// The file, topic or operator it comes from.
+    pub origin: String,
+    /// The line (from 1), offset or ordinal in `origin`.
+    pub position: Option<u64>,
+    /// The record as far as it can be shown, at most [`Rejected::RAW_BYTES_MAX`] bytes, as valid UTF-8.
+    pub raw: String,
+}
+
+impl Rejected {
+    /// The longest excerpt of a bad record that is kept.
+    pub const RAW_BYTES_MAX: usize = 16 * 1024;
+}
+
+/// What happened to a row at the boundary to the outside, where multiplicities end. Flink's `RowKind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RowKind {
+    /// `+I`
+    Insert,
+    /// `-U`: the old image of a row that changes; directly followed by its `UpdateAfter`.
+    UpdateBefore,
+    /// `+U`
+    UpdateAfter,
+    /// `-D`
+    Delete,
+}
+
+impl RowKind {
+    /// `+I`, `-U`, `+U` or `-D`.
+    #[must_use]
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Insert => "+I",
+            Self::UpdateBefore => "-U",
+            Self::UpdateAfter => "+U",
+            Self::Delete => "-D",
+        }
+    }
+}
+
+/// The net changes of an epoch, or a part of them, as a sink gets them.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// One row a change. A row of weight n stands n times.
+    pub rows: RecordBatch,
+    /// What happened to each row; `None` when all are inserted.
+    pub kinds: Option<Vec<RowKind>>,
+}
+
+/// Which changes reach a sink, decided when the job is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangelogMode {
+    /// Only `+I`.
+    Append,
+    /// `+I`, `+U` and `-D`, identified by the primary key: no old images.
+    Upsert,
+    /// All four kinds.
+    Retract,
+}
+
+/// A planned sink: its options are checked, nothing is open yet.
+pub trait Sink: std::fmt::Debug + Send + Sync {
+    /// Whether it can take such changes (`Append` must always be true).
+    fn accepts(&self, mode: ChangelogMode) -> bool;
+    /// Where its writers run.
+    fn ring(&self) -> Ring;
+    /// Opens this core's writer.
+    fn open(&self, init: CoreInit, schema: SchemaRef, mode: ChangelogMode) -> Result<Box<dyn SinkWriter>>;
+}
+
+/// One core's writer of a sink. Calls come in epoch order; after an error none comes any more.
+pub trait SinkWriter: Send {
+    /// Takes changes of `epoch`.
+    fn write(&mut self, epoch: Epoch, changes: &Changes) -> Result<()>;
+    /// All changes of `epoch` were written. Data need not be durable yet.
+    fn end_epoch(&mut self, epoch: Epoch) -> Result<()>;
+    /// The job ends in good order: make everything durable and visible. No call follows.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// A source or sink, shared by the plan and all cores.
+pub type SourceRef = Arc<dyn Source>;
+/// A sink, shared by the plan and all cores.
+pub type SinkRef = Arc<dyn Sink>;

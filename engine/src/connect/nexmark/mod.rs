@@ -1,0 +1,5 @@
+//! Connector.
+use super::ConnectorSpec;
+/// See [super::registry].
+pub const SPEC: ConnectorSpec =
+    ConnectorSpec { name: "nexmark", doc: "", options: &[], takes_format: false, source: None, sink: None, metadata: &[] };

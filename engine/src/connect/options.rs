@@ -1,0 +1,183 @@
+//! `WITH (key = 'value', …)`: options as the user wrote them, and how a connector reads them so that none is ignored.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::error::{Code, Diagnostic, Result, Span};
+
+/// The type of an option's value, for its check and for the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionType {
+    /// Any text.
+    Text,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number, 0 or more.
+    Integer,
+    /// A number with or without a fraction.
+    Number,
+    /// `10 s`, `500ms`, `1 min`: number and unit (`us`, `ms`, `s`, `min`, `h`, `d`).
+    Duration,
+    /// `64 KiB`, `128mb`, `1g`: number and unit; powers of 1024.
+    Bytes,
+    /// One of the given words.
+    Choice(&'static [&'static str]),
+}
+
+/// One option of a connector or format: what `tiderace connectors` prints and the parser checks.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionSpec {
+    /// The key. `*` at its end stands for any rest (`fields.*.min`: in the middle for one name).
+    pub key: &'static str,
+    /// The value's type.
+    pub kind: OptionType,
+    /// The value when it is left out; `None`: no value.
+    pub default: Option<&'static str>,
+    /// Whether it must be given.
+    pub required: bool,
+    /// One sentence.
+    pub doc: &'static str,
+}
+
+/// The options of one table. Each getter marks its key as known; [`Options::finish`] refuses the keys that nobody asked for.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    values: BTreeMap<String, (String, Option<Span>)>,
+    read: RefCell<BTreeSet<String>>,
+}
+
+impl Options {
+    /// Options from keys and values, with the place where each stands.
+    pub fn new(values: impl IntoIterator<Item = (String, String, Option<Span>)>) -> Self {
+        Self { values: values.into_iter().map(|(k, v, s)| (k, (v, s))).collect(), read: RefCell::default() }
+    }
+
+    /// The text of `key`.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.read.borrow_mut().insert(key.to_owned());
+        self.values.get(key).map(|(v, _)| v.as_str())
+    }
+
+    /// Where `key` stands.
+    #[must_use]
+    pub fn span(&self, key: &str) -> Option<Span> {
+        self.values.get(key).and_then(|(_, s)| *s)
+    }
+
+    /// All keys and values, in the order of the keys, without marking them as known.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(k, (v, _))| (k.as_str(), v.as_str()))
+    }
+
+    /// The text of a key that must be there.
+    pub fn required(&self, key: &str) -> Result<&str> {
+        self.text(key).ok_or_else(|| Diagnostic::new(Code::MissingOption, format!("option '{key}' is missing")))
+    }
+
+    /// `true` or `false`.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
+        self.parsed(key, "true or false", |v| match v.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// A whole number from 0.
+    pub fn integer(&self, key: &str) -> Result<Option<u64>> {
+        self.parsed(key, "a whole number", |v| v.replace('_', "").parse().ok())
+    }
+
+    /// A number.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.parsed(key, "a number", |v| v.parse().ok().filter(|n: &f64| n.is_finite()))
+    }
+
+    /// A duration with a unit.
+    pub fn duration(&self, key: &str) -> Result<Option<Duration>> {
+        self.parsed(key, "a duration such as '10 s'", parse_duration)
+    }
+
+    /// A size with a unit.
+    pub fn bytes(&self, key: &str) -> Result<Option<u64>> {
+        self.parsed(key, "a size such as '64 MiB'", parse_bytes)
+    }
+
+    /// One of `choices`; compared without case.
+    pub fn choice<'c>(&self, key: &str, choices: &[&'c str]) -> Result<Option<&'c str>> {
+        self.parsed(key, &format!("one of {}", choices.join(", ")), |v| {
+            choices.iter().find(|c| c.eq_ignore_ascii_case(v)).copied()
+        })
+    }
+
+    /// A value by the reader's own rule; `expected` completes "must be …".
+    pub fn parsed<T>(&self, key: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
+        let Some(text) = self.text(key) else { return Ok(None) };
+        match parse(text.trim()) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.invalid(key, format!("must be {expected}, not '{text}'"))),
+        }
+    }
+
+    /// An error about the value of `key`.
+    #[must_use]
+    pub fn invalid(&self, key: &str, reason: impl std::fmt::Display) -> Diagnostic {
+        Diagnostic::new(Code::InvalidOption, format!("option '{key}' {reason}")).at(self.span(key))
+    }
+
+    /// An error for each key that nobody asked for. Call when connector and format have read theirs.
+    pub fn finish(&self, known: &[&str]) -> std::result::Result<(), Vec<Diagnostic>> {
+        let read = self.read.borrow();
+        let unknown: Vec<_> = self
+            .values
+            .iter()
+            .filter(|(key, _)| !read.contains(*key))
+            .map(|(key, (_, span))| {
+                Diagnostic::new(Code::UnknownOption, format!("there is no option '{key}'"))
+                    .at(*span)
+                    .hint(format!("the options are: {}", known.join(", ")))
+            })
+            .collect();
+        if unknown.is_empty() { Ok(()) } else { Err(unknown) }
+    }
+}
+
+fn split_unit(text: &str) -> Option<(f64, String)> {
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
+    let number: f64 = text[..end].replace('_', "").parse().ok()?;
+    Some((number, text[end..].trim().to_ascii_lowercase()))
+}
+
+/// `10 s`, `500ms`, `1 min`.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let seconds = match unit.as_str() {
+        "us" | "micros" | "microsecond" | "microseconds" => 1e-6,
+        "ms" | "milli" | "millis" | "millisecond" | "milliseconds" => 1e-3,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hour" | "hours" => 3600.0,
+        "d" | "day" | "days" => 86400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * seconds).ok()
+}
+
+/// `64 KiB`, `128mb`, `1g`, `512`: powers of 1024.
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let shift = match unit.as_str() {
+        "" | "b" | "bytes" => 0,
+        "k" | "kb" | "ki" | "kib" => 10,
+        "m" | "mb" | "mi" | "mib" => 20,
+        "g" | "gb" | "gi" | "gib" => 30,
+        "t" | "tb" | "ti" | "tib" => 40,
+        _ => return None,
+    };
+    let bytes = number * (1u64 << shift) as f64;
+    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+}

@@ -1,0 +1,1 @@
+//! Aggregates that can take rows back.

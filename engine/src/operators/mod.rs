@@ -1,0 +1,170 @@
+//! What the nodes of a dataflow do: one operator, one file (or one folder).
+//!
+//! An operator is synchronous, owned by one core, and driven by the runtime: [`Operator::on_delta`] for rows, [`Operator::on_mark`] when
+//! every input has reached the end of an epoch. It never blocks, logs per row, or reads a clock: time comes with marks.
+
+pub mod aggregate;
+pub mod chain;
+pub mod emit;
+pub mod materialize;
+pub mod unnest;
+pub mod window;
+
+use tiderace_storage::Shard;
+
+use crate::batch::DeltaBatch;
+use crate::connect::Rejected;
+use crate::error::{Diagnostic, Result};
+use crate::ids::{CoreId, Epoch};
+
+/// An output of a node. Marks go out on all of them.
+pub type Port = usize;
+/// The result.
+pub const PORT_MAIN: Port = 0;
+/// Rows that came too late (`LATE DATA TO`): the operator's input columns, then `watermark`.
+pub const PORT_LATE: Port = 1;
+/// Rows that could not be processed under `on_error = dead_letter(…)`; schema [`crate::operators::rejected_schema`].
+pub const PORT_REJECTED: Port = 2;
+
+/// How far event time is known to have come, in µs since 1970: no row below it is expected any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Watermark(pub i64);
+
+impl Watermark {
+    /// Nothing is known yet.
+    pub const MIN: Self = Self(i64::MIN);
+    /// The input ended: every window closes.
+    pub const MAX: Self = Self(i64::MAX);
+}
+
+/// The end of an epoch. All rows of the epoch are before it on every lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochMark {
+    /// The epoch that ends here.
+    pub epoch: Epoch,
+    /// The schedule's time of the cut, µs since 1970, the same on all cores: the only "now" that operators know.
+    pub time_us: i64,
+    /// The watermark in force from the next epoch on: rows of epoch n are judged by the mark of epoch n−1. Never lower than before.
+    pub watermark: Watermark,
+    /// Whether this is the last mark: the job drains, nothing follows.
+    pub last: bool,
+}
+
+/// Whether an operator is through with a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The mark can go on downstream.
+    Done,
+    /// There is more to emit for this mark: call `on_mark` again with the same mark, after others had their turn. An operator works for at
+    /// most about 2 ms ([`SLICE_ROWS`] rows) before it says so.
+    More,
+}
+
+/// About how many rows an operator emits or visits for a mark before it gives the core back.
+pub const SLICE_ROWS: usize = 8192;
+
+/// One node of the dataflow on one core.
+pub trait Operator: Send {
+    /// Makes its state tables. Called once, before anything else.
+    fn open(&mut self, _shard: &mut Shard) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes rows of the current epoch from input `port` (the number of the input, from 0).
+    fn on_delta(&mut self, port: Port, batch: DeltaBatch, cx: &mut OpCx<'_>, out: &mut Output) -> Result<()>;
+
+    /// The current epoch ends on all inputs; `mark.watermark` is the least of theirs. State changes become visible downstream here.
+    fn on_mark(&mut self, mark: &EpochMark, cx: &mut OpCx<'_>, out: &mut Output) -> Result<Progress>;
+}
+
+/// What an operator may use while it is called.
+pub struct OpCx<'a> {
+    /// This core's state.
+    pub shard: &'a mut Shard,
+    /// This core.
+    pub core: CoreId,
+    /// The epoch that is running.
+    pub epoch: Epoch,
+    /// The watermark that judges rows of this epoch: that of the last mark.
+    pub watermark: Watermark,
+    /// The time of the last mark, µs since 1970 (the job's start before the first).
+    pub time_us: i64,
+    /// What became of rows that could not be processed.
+    pub rows: &'a mut RowAccounts,
+}
+
+/// What is done with a row that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RowPolicy {
+    /// The job fails, and names the row.
+    #[default]
+    Fail,
+    /// It is counted and left out.
+    Skip,
+    /// It is counted and sent to [`PORT_REJECTED`].
+    DeadLetter,
+}
+
+/// Per node and core: every row that does not reach the output is in one of these counts. Read by metrics and the final report.
+#[derive(Debug, Default)]
+pub struct RowAccounts {
+    /// The node's policy.
+    pub policy: RowPolicy,
+    /// The node's name, for messages.
+    pub node: String,
+    /// Late rows, dropped or sent to `LATE DATA TO`.
+    pub late: u64,
+    /// Rows refused, by code.
+    pub rejected: Vec<(crate::error::Code, u64)>,
+    /// Rows waiting to go to [`PORT_REJECTED`]; the runtime takes them after each call.
+    pub dead_letters: Vec<Rejected>,
+}
+
+impl RowAccounts {
+    /// Accounts for a bad row under the node's policy; `Err` under `Fail`.
+    pub fn reject(&mut self, bad: Rejected) -> Result<()> {
+        match self.policy {
+            RowPolicy::Fail => {
+                let place = bad.position.map(|p| format!(", line {p}")).unwrap_or_default();
+                return Err(Diagnostic::new(bad.code, format!("{} ({}{place}): {}", bad.message, bad.origin, bad.raw))
+                    .hint("set 'on_error' = 'skip' or 'dead_letter(<sink>)' on the table to go on without such rows"));
+            }
+            RowPolicy::Skip => {}
+            RowPolicy::DeadLetter => self.dead_letters.push(bad.clone()),
+        }
+        match self.rejected.iter_mut().find(|(code, _)| *code == bad.code) {
+            Some((_, n)) => *n += 1,
+            None => self.rejected.push((bad.code, 1)),
+        }
+        Ok(())
+    }
+}
+
+/// The columns of [`PORT_REJECTED`]: `origin`, `position`, `code`, `message`, `raw`.
+#[must_use]
+pub fn rejected_schema() -> arrow::datatypes::SchemaRef {
+    use arrow::datatypes::{DataType, Field, Schema};
+    std::sync::Arc::new(Schema::new(vec![
+        Field::new("origin", DataType::Utf8, false),
+        Field::new("position", DataType::Int64, true),
+        Field::new("code", DataType::Utf8, false),
+        Field::new("message", DataType::Utf8, false),
+        Field::new("raw", DataType::Utf8, false),
+    ]))
+}
+
+/// Collects what an operator emits in one call; the runtime delivers it afterwards.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// In the order of emission.
+    pub batches: Vec<(Port, DeltaBatch)>,
+}
+
+impl Output {
+    /// Emits rows on a port; an empty batch is dropped.
+    pub fn emit(&mut self, port: Port, batch: DeltaBatch) {
+        if batch.num_rows() > 0 {
+            self.batches.push((port, batch));
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Runs a graph.
+pub mod graph;

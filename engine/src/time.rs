@@ -1,0 +1,21 @@
+//! Event time: what a watermark is made from. (Later: alignment, idleness.)
+
+use std::sync::Arc;
+
+use datafusion::physical_plan::PhysicalExpr;
+
+/// How a source makes its watermark. Event time is µs since 1970.
+#[derive(Clone, Debug)]
+pub struct WatermarkSpec {
+    /// The time column, in the source node's output.
+    pub column: usize,
+    /// The `WATERMARK FOR … AS` expression over the source node's output, of type TIMESTAMP (µs). Its running maximum per split is the
+    /// split's watermark; the source's is the least over its splits that are not idle.
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// A split without rows for so long, in epoch time, while it was asked for some, no longer holds the watermark back.
+    pub idle_timeout_us: Option<i64>,
+    /// A row whose event time is further than this ahead of epoch time is refused (`FutureEventTime`). `None`: no guard.
+    pub max_future_us: Option<i64>,
+    /// Sources of one group wait for each other: a split more than so far ahead of the group's least watermark is not polled.
+    pub max_drift: Option<(String, i64)>,
+}
