@@ -1,7 +1,5 @@
 //! The table of connectors: the one place that says which there are. `CREATE TABLE`, `tiderace connectors` and the reference read it.
 
-use std::collections::BTreeSet;
-
 use arrow::datatypes::SchemaRef;
 
 use super::{OptionSpec, Options, SinkRef, SourceRef, blackhole, datagen, filesystem, memory, nexmark, print};
@@ -55,8 +53,3 @@ pub fn connector(name: &str) -> Option<&'static ConnectorSpec> {
     connectors().iter().find(|spec| spec.name.eq_ignore_ascii_case(name))
 }
 
-/// Names of all connectors, for hints.
-#[must_use]
-pub fn names() -> BTreeSet<&'static str> {
-    connectors().iter().map(|spec| spec.name).collect()
-}
