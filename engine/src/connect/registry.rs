@@ -52,4 +52,3 @@ pub fn connectors() -> &'static [ConnectorSpec] {
 pub fn connector(name: &str) -> Option<&'static ConnectorSpec> {
     connectors().iter().find(|spec| spec.name.eq_ignore_ascii_case(name))
 }
-

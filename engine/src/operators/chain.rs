@@ -117,10 +117,11 @@ impl FusedChain {
                     (rows, weights) = filter(&rows, &weights, mask, keep, schema)?;
                 }
                 Step::Project { exprs, schema } => {
-                    let columns = exprs
-                        .iter()
-                        .map(|expr| expr.evaluate(&rows)?.into_array(rows.num_rows()))
-                        .collect::<Result<Vec<ArrayRef>, _>>()?;
+                    let columns = exprs.iter().map(|expr| expr.evaluate(&rows)?.into_array(rows.num_rows())).collect::<Result<
+                        Vec<ArrayRef>,
+                        _,
+                    >>(
+                    )?;
                     rows = assemble(schema, columns, rows.num_rows())?;
                 }
             }
