@@ -316,12 +316,14 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::operators::RowPolicy;
-    use arrow::array::{Int64Array, record_batch};
+    use arrow::array::Int64Array;
     use datafusion::logical_expr::Operator as Op;
     use datafusion::physical_expr::expressions::{binary, col, lit};
 
     fn division() -> (FusedChain, DeltaBatch) {
-        let rows = record_batch!(("a", Int64, [10, 20, 30, 40, 50]), ("b", Int64, [1, 0, 3, 0, 5])).unwrap();
+        let a: ArrayRef = Arc::new(Int64Array::from(vec![10, 20, 30, 40, 50]));
+        let b: ArrayRef = Arc::new(Int64Array::from(vec![1, 0, 3, 0, 5]));
+        let rows = RecordBatch::try_from_iter([("a", a), ("b", b)]).unwrap();
         let schema = rows.schema();
         let quotient = binary(col("a", &schema).unwrap(), Op::Divide, col("b", &schema).unwrap(), &schema).unwrap();
         let big = binary(col("a", &schema).unwrap(), Op::Gt, lit(10i64), &schema).unwrap();
