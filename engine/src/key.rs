@@ -23,6 +23,12 @@ pub fn owner(vnode: VnodeId, count: u32, cores: usize) -> CoreId {
     CoreId((u64::from(vnode.0) * cores as u64 / u64::from(count)) as u16)
 }
 
+/// The hash of a key's bytes: xxh3-64, seed 0.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot(bytes)
+}
+
 /// Keys of one batch; see [`KeyBatch`].
 #[derive(Debug, Default)]
 pub struct Keys {

@@ -1,1 +1,19 @@
 //! Aggregates that can take rows back.
+//!
+//! ```text
+//! AggregateCall… ─ Aggregates::new ─▶ Aggregates: layout of a slot, loops
+//! batch ─ keys ─▶ records of a PointTable ─ update ─▶ slots ─ settle, evaluate ─▶ columns
+//! ```
+
+pub mod aggregates;
+pub mod call;
+pub mod evaluate;
+pub mod group;
+mod numeric;
+mod state;
+mod view;
+
+pub use aggregates::{Aggregates, TableIds};
+pub use call::{AggregateCall, AggregateFunction};
+pub use evaluate::{Evaluated, Failure};
+pub use group::{GroupAggregate, GroupPlan};
