@@ -1,1 +1,11 @@
-//! Windows.
+//! Windows over time: the arithmetic ([`WindowSpec`]), the table function ([`WindowAssign`]) and the aggregation ([`WindowAggregate`]).
+//!
+//! ```text
+//! TUMBLE/HOP/CUMULATE(t, ts, …)              ─▶ WindowAssign     rows × windows, stateless
+//! … GROUP BY window_start, window_end, keys  ─▶ WindowAggregate  one state table a pane, fired at marks when the watermark passes
+//! ```
+
+mod grid;
+mod spec;
+
+pub use spec::{Assignment, Interval, Refusal, Window, WindowCursor, WindowKind, WindowSpec};
