@@ -7,6 +7,7 @@ pub mod aggregate;
 pub mod chain;
 pub mod emit;
 pub mod materialize;
+mod row_weights;
 pub mod unnest;
 pub mod window;
 

@@ -5,7 +5,10 @@
 //! … GROUP BY window_start, window_end, keys  ─▶ WindowAggregate  one state table a pane, fired at marks when the watermark passes
 //! ```
 
+mod assign;
 mod grid;
 mod spec;
 
+pub use assign::{WINDOW_TIME_BEFORE_END_US, WindowAssign, WindowTime, window_fields};
 pub use spec::{Assignment, Interval, Refusal, Window, WindowCursor, WindowKind, WindowSpec};
+pub(super) use assign::{refuse_null_time, timestamp_type, timestamps};

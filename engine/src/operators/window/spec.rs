@@ -296,12 +296,12 @@ impl WindowSpec {
     /// The windows that hold slice `index`, as `[first, end)` in slices; ascending by start, then end.
     pub(super) fn windows_of_slice(&self, index: i64, mut each: impl FnMut(i64, i64)) -> Option<()> {
         if matches!(self.kind, WindowKind::Cumulate { .. }) {
-            let first = index - index.rem_euclid(self.size);
-            for end in index + 1..=first.checked_add(self.size)? {
+            let first = index.checked_sub(index.rem_euclid(self.size))?;
+            for end in index.checked_add(1)?..=first.checked_add(self.size)? {
                 each(first, end);
             }
         } else {
-            let newest = index - index.rem_euclid(self.slide);
+            let newest = index.checked_sub(index.rem_euclid(self.slide))?;
             let earlier = (self.size - 1 - (index - newest)).div_euclid(self.slide);
             let mut first = newest.checked_sub(earlier.checked_mul(self.slide)?)?;
             while first <= newest {
