@@ -30,7 +30,8 @@ impl EmitEvery {
     /// Over rows of `schema`, with state in table `state`. Refuses an interval that is not positive, and columns that can't be state keys.
     pub fn new(schema: &SchemaRef, interval_us: i64, state: TableId) -> Result<Self> {
         if interval_us <= 0 {
-            return Err(Diagnostic::new(Code::InvalidArgument, "EMIT EVERY needs a positive interval").hint("as EMIT EVERY INTERVAL '1' SECOND"));
+            return Err(Diagnostic::new(Code::InvalidArgument, "EMIT EVERY needs a positive interval")
+                .hint("as EMIT EVERY INTERVAL '1' SECOND"));
         }
         Ok(Self { interval_us, held: RowWeights::new(schema, state)?, interval: None, releasing: None })
     }
@@ -130,9 +131,9 @@ impl Operator for EmitAfterWatermark {
             self.record.extend_from_slice(&Self::time_bytes(*time_us));
             self.record.extend_from_slice(self.keys.as_batch().key(i));
             let before = table.get(&self.record).map_or(0, weight);
-            let sum = before.checked_add(batch.weights.get(i)).ok_or_else(|| {
-                Diagnostic::new(Code::Overflow, "the multiplicity of a row is out of the range of BIGINT")
-            })?;
+            let sum = before
+                .checked_add(batch.weights.get(i))
+                .ok_or_else(|| Diagnostic::new(Code::Overflow, "the multiplicity of a row is out of the range of BIGINT"))?;
             if sum == 0 {
                 table.remove(&self.record);
             } else {
@@ -144,7 +145,8 @@ impl Operator for EmitAfterWatermark {
 
     fn on_mark(&mut self, mark: &EpochMark, cx: &mut OpCx<'_>, out: &mut Output) -> Result<Progress> {
         let end = Self::time_bytes(mark.watermark.0);
-        let below = if mark.last || mark.watermark == Watermark::MAX { Bound::Unbounded } else { Bound::Excluded(end.as_slice()) };
+        let below =
+            if mark.last || mark.watermark == Watermark::MAX { Bound::Unbounded } else { Bound::Excluded(end.as_slice()) };
         let (batch, more) = self.release(cx.shard, below)?;
         out.emit(PORT_MAIN, batch);
         Ok(if more { Progress::More } else { Progress::Done })

@@ -118,7 +118,8 @@ impl ViewHandle {
             }
             if Instant::now() >= deadline {
                 let message = format!("materialized view `{}` gave no answer within {} ms", self.name(), patience.as_millis());
-                return Err(Diagnostic::new(Code::SourceUnavailable, message).hint("the job may be starting, stalled or stopped; try again"));
+                return Err(Diagnostic::new(Code::SourceUnavailable, message)
+                    .hint("the job may be starting, stalled or stopped; try again"));
             }
         }
     }
@@ -288,19 +289,26 @@ impl Materialize {
         for i in 0..batch.num_rows() {
             let weight = batch.weights.get(i);
             let Ok(times) = usize::try_from(weight) else {
-                let message = format!("materialized view `{}` has a row {weight} times: {}", self.handle.name(), render_row(&batch.rows, i));
-                self.failed = Some(Diagnostic::new(Code::NegativeWeight, message).hint("the input took back a row that was never there"));
+                let message = format!(
+                    "materialized view `{}` has a row {weight} times: {}",
+                    self.handle.name(),
+                    render_row(&batch.rows, i)
+                );
+                self.failed =
+                    Some(Diagnostic::new(Code::NegativeWeight, message).hint("the input took back a row that was never there"));
                 return Ok(next);
             };
             if self.collected_rows.saturating_add(times) > SNAPSHOT_ROWS_MAX {
-                let message = format!("materialized view `{}` has more than {SNAPSHOT_ROWS_MAX} rows on one core", self.handle.name());
+                let message =
+                    format!("materialized view `{}` has more than {SNAPSHOT_ROWS_MAX} rows on one core", self.handle.name());
                 self.failed = Some(Diagnostic::new(Code::MemoryExceeded, message).hint("aggregate or filter the view"));
                 return Ok(next);
             }
             self.collected_rows += times;
             indices.resize(indices.len() + times, i as u32);
         }
-        let rows = take_record_batch(&batch.rows, &UInt32Array::from(indices)).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
+        let rows = take_record_batch(&batch.rows, &UInt32Array::from(indices))
+            .map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
         self.collected.push(rows);
         Ok(next)
     }
@@ -472,7 +480,8 @@ mod tests {
             let mark = EpochMark { epoch: self.epoch, time_us: 0, watermark: Watermark::MIN, last };
             let rows_account = &mut self.accounts;
             let watermark = Watermark::MIN;
-            let mut cx = OpCx { shard: &mut self.shard, core: CoreId(0), epoch: self.epoch, watermark, time_us: 0, rows: rows_account };
+            let mut cx =
+                OpCx { shard: &mut self.shard, core: CoreId(0), epoch: self.epoch, watermark, time_us: 0, rows: rows_account };
             let mut out = Output::default();
             if !rows.is_empty() {
                 self.operator.on_delta(0, batch(rows), &mut cx, &mut out).unwrap();

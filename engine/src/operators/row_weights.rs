@@ -33,7 +33,11 @@ impl RowCodec {
         let columns = self.codec.decode(rows)?.into_iter().zip(self.schema.fields());
         let columns: Result<Vec<ArrayRef>> = columns
             .map(|(column, field)| {
-                if column.data_type() == field.data_type() { Ok(column) } else { cast(&column, field.data_type()).map_err(internal) }
+                if column.data_type() == field.data_type() {
+                    Ok(column)
+                } else {
+                    cast(&column, field.data_type()).map_err(internal)
+                }
             })
             .collect();
         RecordBatch::try_new_with_options(self.schema.clone(), columns?, &options).map_err(internal)
@@ -66,9 +70,9 @@ impl RowWeights {
         let mut cancelled = Vec::new();
         for (i, entry) in self.entries.iter().enumerate() {
             let value = table.value_mut(entry.record);
-            let sum = weight(value).checked_add(batch.weights.get(i)).ok_or_else(|| {
-                Diagnostic::new(Code::Overflow, "the multiplicity of a row is out of the range of BIGINT")
-            })?;
+            let sum = weight(value)
+                .checked_add(batch.weights.get(i))
+                .ok_or_else(|| Diagnostic::new(Code::Overflow, "the multiplicity of a row is out of the range of BIGINT"))?;
             value.copy_from_slice(&sum.to_le_bytes());
             if sum == 0 {
                 cancelled.push(i);

@@ -34,12 +34,20 @@ pub struct Unnest {
 impl Unnest {
     /// From the fields of `datafusion::logical_expr::Unnest`: `lists` are its `list_type_columns` as (input column, depth), `structs` its
     /// `struct_type_columns`, `names` the names of its output columns. Refuses what can't be unnested.
-    pub fn new(input: &SchemaRef, lists: &[(usize, usize)], structs: &[usize], options: &UnnestOptions, names: &[String]) -> Result<Self> {
+    pub fn new(
+        input: &SchemaRef,
+        lists: &[(usize, usize)],
+        structs: &[usize],
+        options: &UnnestOptions,
+        names: &[String],
+    ) -> Result<Self> {
         let mut fields: Vec<Field> = Vec::new();
         for (column, field) in input.fields().iter().enumerate() {
             let depths: Vec<usize> = lists.iter().filter(|(c, _)| *c == column).map(|(_, depth)| *depth).collect();
             if structs.contains(&column) {
-                let DataType::Struct(members) = field.data_type() else { return Err(not_nested(field.name(), field.data_type(), "a row")) };
+                let DataType::Struct(members) = field.data_type() else {
+                    return Err(not_nested(field.name(), field.data_type(), "a row"));
+                };
                 fields.extend(members.iter().map(|member| Field::new(member.name(), member.data_type().clone(), true)));
             } else if depths.is_empty() {
                 fields.push(field.as_ref().clone());
@@ -171,7 +179,9 @@ impl Operator for Unnest {
 
 fn element_type(list: &DataType) -> Option<&DataType> {
     match list {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::Map(item, _) => Some(item.data_type()),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::Map(item, _) => {
+            Some(item.data_type())
+        }
         _ => None,
     }
 }
@@ -191,11 +201,15 @@ impl Spans {
             offsets.windows(2).map(move |pair| (at(pair[0]), at(pair[1]) - at(pair[0])))
         }
         let (values, spans): (ArrayRef, Vec<(usize, usize)>) = match lists.data_type() {
-            DataType::List(_) => (lists.as_list::<i32>().values().clone(), by_offsets(lists.as_list::<i32>().value_offsets()).collect()),
+            DataType::List(_) => {
+                (lists.as_list::<i32>().values().clone(), by_offsets(lists.as_list::<i32>().value_offsets()).collect())
+            }
             DataType::LargeList(_) => {
                 (lists.as_list::<i64>().values().clone(), by_offsets(lists.as_list::<i64>().value_offsets()).collect())
             }
-            DataType::Map(_, _) => (Arc::new(lists.as_map().entries().clone()), by_offsets(lists.as_map().value_offsets()).collect()),
+            DataType::Map(_, _) => {
+                (Arc::new(lists.as_map().entries().clone()), by_offsets(lists.as_map().value_offsets()).collect())
+            }
             DataType::FixedSizeList(_, _) => {
                 let array = lists.as_fixed_size_list();
                 let length = array.value_length() as usize;
@@ -229,7 +243,8 @@ fn with_nulls(member: &ArrayRef, outer: Option<&NullBuffer>) -> Result<ArrayRef>
 }
 
 fn not_nested(column: &str, data_type: &DataType, what: &str) -> Diagnostic {
-    Diagnostic::new(Code::TypeMismatch, format!("UNNEST: column {column} is {data_type}, not {what}")).hint("UNNEST takes arrays, rows and maps")
+    Diagnostic::new(Code::TypeMismatch, format!("UNNEST: column {column} is {data_type}, not {what}"))
+        .hint("UNNEST takes arrays, rows and maps")
 }
 
 fn internal(error: impl std::fmt::Display) -> Diagnostic {
@@ -241,7 +256,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::collections::BTreeMap;
 
-    use arrow::array::{Int64Array, ListArray, MapBuilder, StringArray, StringBuilder, StructArray, Int64Builder};
+    use arrow::array::{Int64Array, Int64Builder, ListArray, MapBuilder, StringArray, StringBuilder, StructArray};
     use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::Int64Type;
     use datafusion::common::{Column, RecursionUnnestOption};
@@ -279,7 +294,12 @@ mod tests {
     }
 
     /// What DataFusion makes of the same rows, each times its weight.
-    fn oracle(rows: &RecordBatch, weights: &[i64], columns: Vec<Column>, options: UnnestOptions) -> (Unnest, BTreeMap<String, i64>) {
+    fn oracle(
+        rows: &RecordBatch,
+        weights: &[i64],
+        columns: Vec<Column>,
+        options: UnnestOptions,
+    ) -> (Unnest, BTreeMap<String, i64>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let context = SessionContext::new();
         let mut counts = BTreeMap::new();

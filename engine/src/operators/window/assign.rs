@@ -35,8 +35,10 @@ pub(in crate::operators) fn timestamp_type(input: &SchemaRef, column: usize) -> 
     let field = input.field(column);
     match field.data_type() {
         DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(field.data_type().clone()),
-        other => Err(Diagnostic::new(Code::TypeMismatch, format!("window: column {} is {other}, not a timestamp in µs", field.name()))
-            .hint("cast it to TIMESTAMP(6) or TIMESTAMP_LTZ(6)")),
+        other => {
+            Err(Diagnostic::new(Code::TypeMismatch, format!("window: column {} is {other}, not a timestamp in µs", field.name()))
+                .hint("cast it to TIMESTAMP(6) or TIMESTAMP_LTZ(6)"))
+        }
     }
 }
 
@@ -66,7 +68,9 @@ pub(super) fn window_columns(window_type: &DataType, windows: &[Window]) -> [Arr
 pub(super) fn refuse(rows: &RecordBatch, row: u32, refusal: Refusal, accounts: &mut RowAccounts) -> Result<()> {
     let (code, message) = match refusal {
         Refusal::NullTime => (Code::NullEventTime, "the time of the row is NULL"),
-        Refusal::OutOfRange => (Code::Overflow, "a window of the row's time would begin or end outside of the range of timestamps"),
+        Refusal::OutOfRange => {
+            (Code::Overflow, "a window of the row's time would begin or end outside of the range of timestamps")
+        }
     };
     let raw = render_row(rows, row as usize);
     accounts.reject(Rejected { code, message: message.to_owned(), origin: accounts.node.clone(), position: None, raw })
@@ -130,7 +134,8 @@ impl Operator for WindowAssign {
                 }
             }
         }
-        let all_once = assignment.rows.len() == batch.num_rows() && assignment.refused.is_empty() && self.spec.windows_per_row() == 1;
+        let all_once =
+            assignment.rows.len() == batch.num_rows() && assignment.refused.is_empty() && self.spec.windows_per_row() == 1;
         let (rows, weights) = if all_once {
             (batch.rows, batch.weights)
         } else {
@@ -138,7 +143,10 @@ impl Operator for WindowAssign {
             (take_record_batch(&batch.rows, &indices).map_err(internal)?, batch.weights.take(&assignment.rows))
         };
         let columns = rows.columns().iter().cloned().chain(window_columns(&self.window_type, &assignment.windows)).collect();
-        out.emit(crate::operators::PORT_MAIN, DeltaBatch::new(RecordBatch::try_new(self.schema.clone(), columns).map_err(internal)?, weights));
+        out.emit(
+            crate::operators::PORT_MAIN,
+            DeltaBatch::new(RecordBatch::try_new(self.schema.clone(), columns).map_err(internal)?, weights),
+        );
         Ok(())
     }
 
@@ -183,14 +191,20 @@ mod tests {
         DeltaBatch::new(RecordBatch::try_new(input(), vec![Arc::new(ts), Arc::new(k)]).unwrap(), weights)
     }
 
-    fn run(time: WindowTime, spec: WindowSpec, policy: RowPolicy, input_batch: DeltaBatch) -> (Result<()>, Vec<DeltaBatch>, RowAccounts) {
+    fn run(
+        time: WindowTime,
+        spec: WindowSpec,
+        policy: RowPolicy,
+        input_batch: DeltaBatch,
+    ) -> (Result<()>, Vec<DeltaBatch>, RowAccounts) {
         let mut shard = Shard::new(ShardOptions { budget_bytes: 1 << 20 });
         let mut accounts = RowAccounts { policy, node: "WindowAssign#1".into(), ..RowAccounts::default() };
         let mut out = Output::default();
         let mut operator = WindowAssign::new(&input(), time, spec).unwrap();
         let result = {
             let rows = &mut accounts;
-            let mut cx = OpCx { shard: &mut shard, core: CoreId(0), epoch: Epoch(1), watermark: Watermark::MIN, time_us: 12_345, rows };
+            let mut cx =
+                OpCx { shard: &mut shard, core: CoreId(0), epoch: Epoch(1), watermark: Watermark::MIN, time_us: 12_345, rows };
             operator.on_delta(0, input_batch, &mut cx, &mut out)
         };
         (result, out.batches.into_iter().map(|(_, b)| b).collect(), accounts)
@@ -199,7 +213,8 @@ mod tests {
     #[test]
     fn rows_multiply_with_their_weights_and_get_three_columns() {
         let spec = WindowSpec::hop_us(5000, 10_000).unwrap();
-        let (result, out, accounts) = run(WindowTime::Column(0), spec, RowPolicy::Skip, batch(&[(Some(12_000), 1, 1), (None, 2, 1), (Some(-1), 3, -2)]));
+        let (result, out, accounts) =
+            run(WindowTime::Column(0), spec, RowPolicy::Skip, batch(&[(Some(12_000), 1, 1), (None, 2, 1), (Some(-1), 3, -2)]));
         result.unwrap();
         assert_eq!(accounts.rejected, [(Code::NullEventTime, 1)]);
         let rows = &out[0].rows;
@@ -217,7 +232,8 @@ mod tests {
         let spec = WindowSpec::tumble_us(1000).unwrap();
         let (result, _, _) = run(WindowTime::Column(0), spec, RowPolicy::Fail, batch(&[(None, 2, 1)]));
         assert_eq!(result.unwrap_err().code, Code::NullEventTime);
-        let (result, out, accounts) = run(WindowTime::Column(0), spec, RowPolicy::DeadLetter, batch(&[(Some(i64::MAX), 7, 1), (Some(5), 8, 1)]));
+        let (result, out, accounts) =
+            run(WindowTime::Column(0), spec, RowPolicy::DeadLetter, batch(&[(Some(i64::MAX), 7, 1), (Some(5), 8, 1)]));
         result.unwrap();
         assert_eq!(out[0].num_rows(), 1);
         assert_eq!((accounts.dead_letters[0].code, accounts.rejected[0]), (Code::Overflow, (Code::Overflow, 1)));

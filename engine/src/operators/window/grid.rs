@@ -157,7 +157,16 @@ mod tests {
     #[test]
     fn index_and_boundary_agree_around_every_change_of_the_clock() {
         use chrono_tz::*;
-        for zone in [UTC, Europe::Berlin, America::Sao_Paulo, Asia::Beirut, Pacific::Apia, Asia::Kolkata, America::St_Johns, Africa::Cairo] {
+        for zone in [
+            UTC,
+            Europe::Berlin,
+            America::Sao_Paulo,
+            Asia::Beirut,
+            Pacific::Apia,
+            Asia::Kolkata,
+            America::St_Johns,
+            Africa::Cairo,
+        ] {
             for unit in [CivilUnit::Day, CivilUnit::Month] {
                 let grid = Grid::Civil { unit, step: 1, shift: 0, offset_us: 0, zone };
                 // every 5 h 07 min over 60 years, from before 1970

@@ -10,5 +10,5 @@ mod grid;
 mod spec;
 
 pub use assign::{WINDOW_TIME_BEFORE_END_US, WindowAssign, WindowTime, window_fields};
-pub use spec::{Assignment, Interval, Refusal, Window, WindowCursor, WindowKind, WindowSpec};
 pub(super) use assign::{refuse_null_time, timestamp_type, timestamps};
+pub use spec::{Assignment, Interval, Refusal, Window, WindowCursor, WindowKind, WindowSpec};

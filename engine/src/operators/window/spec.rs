@@ -164,14 +164,19 @@ impl WindowSpec {
             (Measure::Months(a), Measure::Months(b)) => (a, b, Some(CivilUnit::Month)),
             _ => {
                 return refuse(
-                    format!("{} {} and size {size} are in different units, which have no common measure in {zone}", finer.0, finer.1),
+                    format!(
+                        "{} {} and size {size} are in different units, which have no common measure in {zone}",
+                        finer.0, finer.1
+                    ),
                     "give both in time units, both in days, or both in months",
                 );
             }
         };
         if fine > whole {
             let hint = match kind {
-                WindowKind::Hop { .. } => "HOP takes the slide first, then the size; name them if in doubt: SLIDE => …, SIZE => …",
+                WindowKind::Hop { .. } => {
+                    "HOP takes the slide first, then the size; name them if in doubt: SLIDE => …, SIZE => …"
+                }
                 _ => "CUMULATE takes the step first, then the size; name them if in doubt: STEP => …, SIZE => …",
             };
             return refuse(format!("{} {} is longer than size {size}", finer.0, finer.1), hint);
@@ -195,7 +200,9 @@ impl WindowSpec {
         let in_us = i64::from(offset.days).checked_mul(day_us).and_then(|days| days.checked_add(offset.micros));
         let grid = match (unit, in_us) {
             (_, None) => return refuse(format!("offset {offset} is too long"), "use an offset shorter than the window"),
-            (None, Some(offset_us)) if offset.months == 0 => Grid::Fixed { step_us: slice, offset_us: offset_us.rem_euclid(period) },
+            (None, Some(offset_us)) if offset.months == 0 => {
+                Grid::Fixed { step_us: slice, offset_us: offset_us.rem_euclid(period) }
+            }
             (Some(CivilUnit::Day), Some(_)) if offset.months == 0 => Grid::Civil {
                 unit: CivilUnit::Day,
                 step: slice,
@@ -203,10 +210,19 @@ impl WindowSpec {
                 offset_us: offset.micros,
                 zone,
             },
-            (Some(CivilUnit::Month), Some(offset_us)) => {
-                Grid::Civil { unit: CivilUnit::Month, step: slice, shift: i64::from(offset.months).rem_euclid(period), offset_us, zone }
+            (Some(CivilUnit::Month), Some(offset_us)) => Grid::Civil {
+                unit: CivilUnit::Month,
+                step: slice,
+                shift: i64::from(offset.months).rem_euclid(period),
+                offset_us,
+                zone,
+            },
+            _ => {
+                return refuse(
+                    format!("offset {offset} has months, but size {size} has not"),
+                    "give the offset in days or time units",
+                );
             }
-            _ => return refuse(format!("offset {offset} has months, but size {size} has not"), "give the offset in days or time units"),
         };
         // Offsets of a civil grid are on the clock; a large one says nothing that a small one can't.
         if let Grid::Civil { offset_us, .. } = grid
@@ -468,7 +484,14 @@ mod tests {
     }
 
     fn times() -> impl Strategy<Value = i64> {
-        prop_oneof![-30_000_i64..30_000, Just(i64::MIN), Just(i64::MAX), any::<i64>(), i64::MAX - 20_000..=i64::MAX, i64::MIN..i64::MIN + 20_000]
+        prop_oneof![
+            -30_000_i64..30_000,
+            Just(i64::MIN),
+            Just(i64::MAX),
+            any::<i64>(),
+            i64::MAX - 20_000..=i64::MAX,
+            i64::MIN..i64::MIN + 20_000
+        ]
     }
 
     proptest! {
@@ -515,7 +538,8 @@ mod tests {
         assert_eq!(month.assign(-1), Ok(vec![before]));
         // quarters that begin in February, on the third, at six
         let offset = Interval { months: 1, days: 2, micros: 6 * 3_600_000_000 };
-        let quarter = WindowSpec::new(WindowKind::Tumble { size: Interval::months(3) }, offset, chrono_tz::Europe::Berlin).unwrap();
+        let quarter =
+            WindowSpec::new(WindowKind::Tumble { size: Interval::months(3) }, offset, chrono_tz::Europe::Berlin).unwrap();
         let window = Window { start_us: at("2024-02-03T06:00:00+01:00"), end_us: at("2024-05-03T06:00:00+02:00") };
         assert_eq!(quarter.assign(at("2024-05-03T05:59:59+02:00")), Ok(vec![window]));
         assert_eq!(quarter.to_string(), "TUMBLE(size => 3 months, offset => 1 month 2 days 6 h, zone => Europe/Berlin)");
@@ -529,7 +553,8 @@ mod tests {
     #[test]
     fn a_day_of_a_zone_is_not_24_hours() {
         let at = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros();
-        let day = WindowSpec::new(WindowKind::Tumble { size: Interval::days(1) }, Interval::ZERO, chrono_tz::Europe::Berlin).unwrap();
+        let day =
+            WindowSpec::new(WindowKind::Tumble { size: Interval::days(1) }, Interval::ZERO, chrono_tz::Europe::Berlin).unwrap();
         let window = day.assign(at("2024-10-27T12:00:00+01:00")).unwrap()[0];
         assert_eq!(window.end_us - window.start_us, 25 * 3_600_000_000);
         let utc = WindowSpec::new(WindowKind::Tumble { size: Interval::days(1) }, Interval::ZERO, Tz::UTC).unwrap();
