@@ -1,1 +1,23 @@
-//! Room.
+//! The manifest's types: what `kubectl apply` and `tiderace run` both read.
+//!
+//! ```text
+//! types (kube-derive, CEL rules) ──▶ CustomResourceDefinition ──▶ yaml/streamingjob.yaml     (checked in, tested to be unchanged)
+//!                                          │ OpenAPI schema
+//! job.yaml ──▶ document tree with places ──┴─▶ checked: fields, types, bounds, CEL rules ──▶ Manifest
+//! ```
+//! A manifest from a file is judged by the very schema that an API server has, so that one that runs on a laptop is not refused by a
+//! cluster. A field that has no effect yet is not in the schema, and so an error. This crate runs nothing and knows no SQL.
+#![forbid(unsafe_code)]
+
+mod definition;
+mod document;
+mod manifest;
+mod resources;
+mod schema;
+mod streaming_job;
+
+pub use definition::{DEFINITION_BYTES_MAX, streaming_job_yaml};
+pub use document::Place;
+pub use manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Problem, SqlText};
+pub use resources::{Cores, MemorySize};
+pub use streaming_job::{ConfigMapKey, Resources, Sql, StreamingJob, StreamingJobSpec};

@@ -1,0 +1,87 @@
+//! The CustomResourceDefinition that clusters get, made from the types.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+use crate::StreamingJob;
+
+/// `kubectl apply` keeps what it applied in an annotation, which may have so many bytes.
+pub const DEFINITION_BYTES_MAX: usize = 256 * 1024;
+
+pub(crate) fn streaming_job() -> CustomResourceDefinition {
+    StreamingJob::crd()
+}
+
+/// `crds/yaml/streamingjob.yaml`, as it has to be.
+pub fn streaming_job_yaml() -> Result<String, serde_saphyr::SerializeError> {
+    let body = serde_saphyr::to_string(&streaming_job())?;
+    Ok(format!("# Generated from crds/src/streaming_job.rs; `UPDATE=1 cargo test -p tiderace-crds` writes it anew.\n{body}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn checked_in_yaml_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/yaml/streamingjob.yaml");
+        let wanted = streaming_job_yaml().unwrap();
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(found == wanted, "crds/yaml/streamingjob.yaml is out of date: run UPDATE=1 cargo test -p tiderace-crds");
+        assert!(wanted.len() < DEFINITION_BYTES_MAX);
+        let back: Value = serde_saphyr::from_str(&wanted).unwrap();
+        assert_eq!(back, serde_json::to_value(streaming_job()).unwrap(), "the YAML says what the definition says");
+    }
+
+    #[test]
+    fn every_rule_stands_in_the_definition() {
+        let text = serde_json::to_string(&streaming_job()).unwrap();
+        for rule in [
+            "self.metadata.name.size() <= 45",
+            "self.metadata.name.matches(",
+            "has(self.inline) != has(self.configMapKeyRef)",
+            "int(self.resources.cpu) <= self.maxParallelism",
+            "self == oldSelf",
+        ] {
+            assert!(text.contains(rule), "{rule}");
+        }
+        assert_eq!(text.matches("\"rule\":").count(), 5, "a rule without a line here");
+    }
+
+    /// The API server refuses rules whose cost it can't bound, and an unbounded text is a way to fill etcd.
+    #[test]
+    fn every_text_list_and_map_is_bounded() {
+        fn visit(path: &str, schema: &Value) {
+            let bounded = |key: &str| assert!(schema.get(key).is_some(), "{path} lacks {key}");
+            let free_text = schema["type"] == "string" && schema.get("enum").is_none();
+            if free_text || schema["x-kubernetes-int-or-string"] == true {
+                bounded("maxLength");
+            }
+            match schema["type"].as_str() {
+                Some("array") => bounded("maxItems"),
+                Some("object") if schema.get("additionalProperties").is_some() => bounded("maxProperties"),
+                Some("integer" | "number") => {
+                    bounded("minimum");
+                    bounded("maximum");
+                }
+                _ => {}
+            }
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                visit(&format!("{path}.{name}"), property);
+            }
+            for inner in ["items", "additionalProperties"] {
+                if let Some(inner) = schema.get(inner).filter(|s| s.is_object()) {
+                    visit(&format!("{path}[]"), inner);
+                }
+            }
+        }
+        let definition = serde_json::to_value(streaming_job()).unwrap();
+        visit("spec", &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]);
+    }
+}
