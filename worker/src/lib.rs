@@ -1,1 +1,25 @@
-//! Room.
+//! One pod of Tiderace, and the command line `tiderace`.
+//!
+//! ```text
+//! arguments ─ command ─▶ job file ─ crds ─▶ SQL, options ─ engine::plan ─▶ graph ─ engine::runtime ─▶ rows on stdout
+//!                           │                   │                            │
+//!                           └── places ─────────┴─▶ report (stderr): errors, progress, summary
+//! ```
+//! Rows and listings go to stdout, everything else to stderr, so that a pipe gets rows alone. The library has no global state: the binary
+//! reads arguments, environment and signals once and hands on values.
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod error_pages;
+pub mod exit;
+pub mod job_file;
+pub mod listing;
+pub mod machine;
+pub mod progress;
+pub mod report;
+pub mod summary;
+pub mod text_table;
+
+mod app;
+
+pub use app::main_with_arguments;

@@ -1,0 +1,110 @@
+//! From the process's arguments to its exit: parses, dispatches, writes.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::{CommandFactory, Parser};
+use tiderace_engine::error::{Class, Code, Diagnostic, Diagnostics};
+
+use crate::command::{Cli, Command, JobArgs, LogFormat};
+use crate::exit::Exit;
+use crate::job_file::{JobFile, SourceText};
+use crate::report::{self, Located, Style};
+use crate::{error_pages, listing};
+
+/// Runs the command that the process's arguments name.
+#[must_use]
+pub fn main_with_arguments() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            // Nothing can be told when neither stream can be written.
+            return if error.print().is_ok() { exit } else { Exit::Failed };
+        }
+    };
+    Console::new(cli.log).run(cli.command)
+}
+
+/// Where a command writes.
+#[derive(Debug)]
+pub(crate) struct Console {
+    pub style: Style,
+}
+
+impl Console {
+    fn new(format: LogFormat) -> Self {
+        let is_terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let width = rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+        Self { style: Style { format, is_terminal, width: width.unwrap_or(100) } }
+    }
+
+    fn run(&self, command: Command) -> Exit {
+        match command {
+            Command::Run(arguments) => self.job(&arguments.job),
+            Command::Check(arguments) => self.job(&arguments),
+            Command::Explain(arguments) => self.job(&arguments.job),
+            Command::Functions(_) => self.refuse_alone(Diagnostic::new(Code::Unsupported, "functions can't be listed yet")),
+            Command::Connectors(arguments) => match listing::connectors_text(arguments.name.as_deref(), arguments.list.format) {
+                Ok(text) => self.rows(&text),
+                Err(hint) => {
+                    let name = arguments.name.unwrap_or_default();
+                    self.refuse_alone(Diagnostic::new(Code::UnknownConnector, format!("there is no connector '{name}'")).hint(hint))
+                }
+            },
+            Command::Error(arguments) => match error_pages::page(&arguments.code) {
+                Some(text) => self.rows(text),
+                None => self.refuse_alone(
+                    Diagnostic::new(Code::InvalidConfig, format!("there is no error code '{}'", arguments.code))
+                        .hint("codes look like TR-1001"),
+                ),
+            },
+            Command::Completions(arguments) => {
+                let mut script = Vec::new();
+                clap_complete::generate(arguments.shell, &mut Cli::command(), "tiderace", &mut script);
+                self.rows(&String::from_utf8_lossy(&script))
+            }
+        }
+    }
+
+    fn job(&self, arguments: &JobArgs) -> Exit {
+        let _job = match JobFile::read(&arguments.job) {
+            Ok(job) => job,
+            Err(unusable) => return self.refuse(&Located::in_file(&unusable.diagnostics, &unusable.source), &unusable.diagnostics),
+        };
+        self.refuse_alone(Diagnostic::new(Code::Unsupported, "jobs can't be planned yet"))
+    }
+
+    /// Writes to stdout. That its reader went away (`| head`) is no failure.
+    pub fn rows(&self, text: &str) -> Exit {
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Exit::Success,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+            Err(error) => self.refuse_alone(Diagnostic::new(Code::SinkUnavailable, format!("stdout can't be written: {error}"))),
+        }
+    }
+
+    /// Writes to stderr; if that fails there is nobody left to tell.
+    pub fn note(&self, text: &str) {
+        let _nobody_left: io::Result<()> = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// Tells errors that have been given their places.
+    pub fn refuse(&self, located: &[Located], diagnostics: &Diagnostics) -> Exit {
+        self.note(&report::render(located, self.style));
+        exit_of(diagnostics)
+    }
+
+    /// Tells an error that has no place in a file.
+    pub fn refuse_alone(&self, diagnostic: Diagnostic) -> Exit {
+        let diagnostics = Diagnostics::from(diagnostic);
+        let nowhere = SourceText { name: String::new(), text: String::new() };
+        self.refuse(&Located::in_file(&diagnostics, &nowhere), &diagnostics)
+    }
+}
+
+/// How a command ends whose job could not be started.
+fn exit_of(diagnostics: &Diagnostics) -> Exit {
+    let is_users = diagnostics.0.iter().any(|one| one.class() == Class::User);
+    if is_users { Exit::UserError } else { Exit::Failed }
+}

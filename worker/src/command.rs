@@ -1,0 +1,280 @@
+//! The command line: names, defaults and help.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use tiderace_crds::MemorySize;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  tiderace run job.sql                          run the statements of a file
+  tiderace run job.yaml --cores 2               run a StreamingJob manifest on two cores
+  echo \"SELECT 1 + 1\" | tiderace run -          run what a pipe says
+  tiderace check job.yaml                       plan only: are there errors?
+  tiderace explain job.sql                      what runs, and what is kept as state
+  tiderace connectors filesystem                the options of a connector
+
+Exit codes: 0 done, 1 the job is wrong, 2 the command line is wrong, 3 the job failed while it ran.";
+
+/// Streaming SQL on pinned cores: runs a job from a file, to the end of its input or until Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "tiderace", version, after_help = EXAMPLES, styles = STYLES, arg_required_else_help = true, max_term_width = 120)]
+pub struct Cli {
+    /// How errors, progress and the summary are written to stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true, env = "TIDERACE_LOG_FORMAT", hide_env = true)]
+    pub log: LogFormat,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line, for machines
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a job: bounded input to its end, unbounded input until Ctrl-C
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+
+    /// Plan a job without running it, and say all that is wrong with it
+    #[command(after_help = CHECK_HELP)]
+    Check(JobArgs),
+
+    /// Show what a job would run: nodes, keys, time, state and whether it is bounded
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
+
+    /// List the functions that SQL may use
+    Functions(ListArgs),
+
+    /// List the connectors, or one with its options
+    #[command(after_help = CONNECTORS_HELP)]
+    Connectors(ConnectorArgs),
+
+    /// Show the page of an error code: what it means, an example, what to do
+    #[command(after_help = "Example:\n  tiderace error TR-1001")]
+    Error(ErrorArgs),
+
+    /// Print a script that completes commands and options in your shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionArgs),
+}
+
+const RUN_HELP: &str = "\
+Examples:
+  tiderace run job.sql
+  tiderace run job.yaml -D input=/data/bids --cores 4 --memory 8Gi
+  tiderace run job.sql --query 'SELECT * FROM totals ORDER BY n DESC LIMIT 10'
+  tiderace run job.sql --log json 2>log.jsonl >rows.txt
+
+Rows of `print` sinks and of a bare SELECT go to stdout, all else to stderr.
+Ctrl-C or SIGTERM stops the sources and drains: every row taken in reaches the sinks before exit 0. A second one aborts.";
+
+const CHECK_HELP: &str = "\
+Examples:
+  tiderace check job.yaml
+  tiderace check job.sql -D input=/data/bids --log json";
+
+const EXPLAIN_HELP: &str = "\
+Examples:
+  tiderace explain job.sql
+  tiderace explain job.yaml --format json | jq .
+  tiderace explain job.sql --format dot | dot -Tsvg > plan.svg";
+
+const CONNECTORS_HELP: &str = "\
+Examples:
+  tiderace connectors
+  tiderace connectors filesystem";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  tiderace completions bash > /etc/bash_completion.d/tiderace
+  tiderace completions zsh > ~/.zfunc/_tiderace
+  tiderace completions fish > ~/.config/fish/completions/tiderace.fish";
+
+/// Which job, and what its text refers to.
+#[derive(Args, Clone, Debug)]
+pub struct JobArgs {
+    /// A StreamingJob manifest (.yaml, .yml), SQL statements (.sql), or '-' for either on stdin
+    pub job: PathBuf,
+
+    /// Set the value of ${NAME} in the SQL (may be repeated)
+    #[arg(short = 'D', long = "define", value_name = "NAME=VALUE", value_parser = variable)]
+    pub variables: Vec<(String, String)>,
+
+    /// Set a configuration key, as SET does in SQL and `config` in a manifest; wins over the manifest (may be repeated)
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+
+    /// Cores to run on, each with a pinned thread [default: the manifest's, else all that affinity and cgroup allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub cores: Option<u16>,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobArgs,
+
+    /// Bound on the state in memory: 8Gi, 512Mi [default: the manifest's, else half of what the machine or cgroup has]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<MemorySize>,
+
+    /// When the input has ended, print what this SELECT over materialized views says (may be repeated)
+    #[arg(long, value_name = "SELECT")]
+    pub query: Vec<String>,
+}
+
+/// Arguments of `explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobArgs,
+
+    /// The form of the plan
+    #[arg(long, value_enum, default_value_t = PlanFormat::Text)]
+    pub format: PlanFormat,
+}
+
+/// The form of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    /// A tree for people
+    Text,
+    /// For machines
+    Json,
+    /// For Graphviz
+    Dot,
+}
+
+/// Arguments of `functions`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// The form of the list
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
+}
+
+/// The form of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// An aligned table
+    Text,
+    /// For machines
+    Json,
+    /// For the reference
+    Markdown,
+}
+
+/// Arguments of `connectors`.
+#[derive(Args, Clone, Debug)]
+pub struct ConnectorArgs {
+    /// The connector or format to show in full
+    pub name: Option<String>,
+
+    /// The form of the list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// Arguments of `error`.
+#[derive(Args, Clone, Debug)]
+pub struct ErrorArgs {
+    /// The code: TR-1001, or 1001
+    pub code: String,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("there must be a '=' between name and value")?;
+    if key.trim().is_empty() {
+        return Err("the name before '=' is empty".to_owned());
+    }
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = pair(text)?;
+    let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if is_word { Ok((name, value)) } else { Err(format!("'{name}' is not a name: use letters, digits, '_', '-' and '.'")) }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    pair(text)
+}
+
+fn memory(text: &str) -> Result<MemorySize, String> {
+    MemorySize::parse(text).ok_or_else(|| "must be an amount of memory such as 8Gi or 512Mi".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_all_its_options() {
+        let cli = Cli::try_parse_from([
+            "tiderace", "run", "job.sql", "-D", "a=1=2", "-Db=", "--set", "engine.tick=50ms", "--cores", "2", "--memory", "8Gi",
+            "--query", "SELECT 1", "--log", "json",
+        ])
+        .unwrap();
+        assert_eq!(cli.log, LogFormat::Json);
+        let Command::Run(run) = cli.command else { panic!("{:?}", cli.command) };
+        assert_eq!(run.job.variables, [("a".to_owned(), "1=2".to_owned()), ("b".to_owned(), String::new())]);
+        assert_eq!(run.job.settings, [("engine.tick".to_owned(), "50ms".to_owned())]);
+        assert_eq!((run.job.cores, run.memory.unwrap().bytes()), (Some(2), 8 << 30));
+        assert_eq!(run.query, ["SELECT 1"]);
+    }
+
+    #[test]
+    fn wrong_usage_is_told_as_such() {
+        for arguments in [
+            &["tiderace", "run"][..],
+            &["tiderace", "run", "a.sql", "-D", "novalue"],
+            &["tiderace", "run", "a.sql", "-D", "=x"],
+            &["tiderace", "run", "a.sql", "-D", "a b=x"],
+            &["tiderace", "run", "a.sql", "--cores", "0"],
+            &["tiderace", "run", "a.sql", "--memory", "much"],
+            &["tiderace", "dance"],
+            &["tiderace", "explain", "a.sql", "--format", "png"],
+        ] {
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        }
+    }
+}
