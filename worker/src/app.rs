@@ -34,7 +34,8 @@ pub(crate) struct Console {
 impl Console {
     fn new(format: LogFormat) -> Self {
         let is_terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let width = rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+        let width =
+            rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
         Self { style: Style { format, is_terminal, width: width.unwrap_or(100) } }
     }
 
@@ -48,7 +49,9 @@ impl Console {
                 Ok(text) => self.rows(&text),
                 Err(hint) => {
                     let name = arguments.name.unwrap_or_default();
-                    self.refuse_alone(Diagnostic::new(Code::UnknownConnector, format!("there is no connector '{name}'")).hint(hint))
+                    self.refuse_alone(
+                        Diagnostic::new(Code::UnknownConnector, format!("there is no connector '{name}'")).hint(hint),
+                    )
                 }
             },
             Command::Error(arguments) => match error_pages::page(&arguments.code) {
@@ -69,7 +72,9 @@ impl Console {
     fn job(&self, arguments: &JobArgs) -> Exit {
         let _job = match JobFile::read(&arguments.job) {
             Ok(job) => job,
-            Err(unusable) => return self.refuse(&Located::in_file(&unusable.diagnostics, &unusable.source), &unusable.diagnostics),
+            Err(unusable) => {
+                return self.refuse(&Located::in_file(&unusable.diagnostics, &unusable.source), &unusable.diagnostics);
+            }
         };
         self.refuse_alone(Diagnostic::new(Code::Unsupported, "jobs can't be planned yet"))
     }

@@ -249,8 +249,22 @@ mod tests {
     #[test]
     fn run_takes_all_its_options() {
         let cli = Cli::try_parse_from([
-            "tiderace", "run", "job.sql", "-D", "a=1=2", "-Db=", "--set", "engine.tick=50ms", "--cores", "2", "--memory", "8Gi",
-            "--query", "SELECT 1", "--log", "json",
+            "tiderace",
+            "run",
+            "job.sql",
+            "-D",
+            "a=1=2",
+            "-Db=",
+            "--set",
+            "engine.tick=50ms",
+            "--cores",
+            "2",
+            "--memory",
+            "8Gi",
+            "--query",
+            "SELECT 1",
+            "--log",
+            "json",
         ])
         .unwrap();
         assert_eq!(cli.log, LogFormat::Json);

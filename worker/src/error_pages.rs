@@ -20,12 +20,16 @@ pub fn mismatches() -> Vec<String> {
         let title = format!("# {code}: {}", code.title());
         match PAGES.iter().find(|(number, _)| *number == *code as u16) {
             None => wrong.push(format!("docs/errors/{code}.md is missing; it begins with '{title}'")),
-            Some((_, text)) if text.lines().next() != Some(&title) => wrong.push(format!("docs/errors/{code}.md must begin with '{title}'")),
+            Some((_, text)) if text.lines().next() != Some(&title) => {
+                wrong.push(format!("docs/errors/{code}.md must begin with '{title}'"))
+            }
             Some(_) => {}
         }
     }
     let known = |number: u16| Code::ALL.iter().any(|code| *code as u16 == number);
-    wrong.extend(PAGES.iter().filter(|(n, _)| !known(*n)).map(|(n, _)| format!("docs/errors/TR-{n:04}.md is the page of no code")));
+    wrong.extend(
+        PAGES.iter().filter(|(n, _)| !known(*n)).map(|(n, _)| format!("docs/errors/TR-{n:04}.md is the page of no code")),
+    );
     wrong
 }
 

@@ -70,7 +70,8 @@ impl JobFile {
             diagnostics: Diagnostic::new(Code::FileUnreadable, format!("{name} can't be read: {reason}")).hint(hint).into(),
             source: SourceText { name: name.clone(), text: String::new() },
         };
-        let bytes = bytes.map_err(|error| unreadable(error.to_string(), "give the path of a .sql or .yaml file, or '-' for stdin"))?;
+        let bytes =
+            bytes.map_err(|error| unreadable(error.to_string(), "give the path of a .sql or .yaml file, or '-' for stdin"))?;
         if bytes.len() as u64 > JOB_BYTES_MAX {
             return Err(unreadable(format!("it has more than {JOB_BYTES_MAX} bytes"), "is this really a job?"));
         }
@@ -113,9 +114,12 @@ impl JobFile {
         let Some(sql) = manifest.sql else {
             let place = word_at(&source.text, manifest.sql_place.offset(&source.text));
             return Err(refuse(vec![
-                Diagnostic::new(Code::InvalidManifest, "spec.sql.configMapKeyRef names a ConfigMap of a cluster, and there is none here")
-                    .at(place)
-                    .hint("put the statements into spec.sql.inline, or run them from a .sql file"),
+                Diagnostic::new(
+                    Code::InvalidManifest,
+                    "spec.sql.configMapKeyRef names a ConfigMap of a cluster, and there is none here",
+                )
+                .at(place)
+                .hint("put the statements into spec.sql.inline, or run them from a .sql file"),
             ]));
         };
         let spec = manifest.job.spec;

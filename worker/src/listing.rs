@@ -86,7 +86,8 @@ fn spec_text(spec: &ConnectorSpec) -> String {
 fn options_text(options: &[OptionSpec]) -> String {
     let mut out = String::new();
     for option in options {
-        out += &format!("  '{}'  {}, default: {}\n      {}\n", option.key, kind_name(option.kind), default_name(option), option.doc);
+        out +=
+            &format!("  '{}'  {}, default: {}\n      {}\n", option.key, kind_name(option.kind), default_name(option), option.doc);
     }
     out
 }

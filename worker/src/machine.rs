@@ -82,10 +82,17 @@ mod tests {
         let parent = ("sys/fs/cgroup/a/memory.max", "4096\n");
         let child = ("sys/fs/cgroup/a/b/memory.max", "max\n");
         assert_eq!(machine(&[MEMINFO, v2, parent, child]), Some(4096), "a parent's limit holds for its children");
-        assert_eq!(machine(&[MEMINFO, v2, ("sys/fs/cgroup/memory.max", "8192\n")]), Some(8192), "a group seen from its container");
+        assert_eq!(
+            machine(&[MEMINFO, v2, ("sys/fs/cgroup/memory.max", "8192\n")]),
+            Some(8192),
+            "a group seen from its container"
+        );
         let v1 = ("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/x\n");
         assert_eq!(machine(&[MEMINFO, v1, ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "2048\n")]), Some(2048));
-        assert_eq!(machine(&[MEMINFO, v1, ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "9223372036854771712\n")]), Some(16384));
+        assert_eq!(
+            machine(&[MEMINFO, v1, ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "9223372036854771712\n")]),
+            Some(16384)
+        );
     }
 
     #[test]

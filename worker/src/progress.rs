@@ -328,7 +328,10 @@ mod tests {
     fn numbers_are_written_for_people() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1 000", "1 234 567"]);
         assert_eq!([512, 2048, 64 << 20].map(bytes), ["512 B", "2.0 KiB", "64.0 MiB"]);
-        assert_eq!([0, 1_500, 200_000, 7_500_000].map(|ms| duration(Duration::from_millis(ms))), ["0 ms", "1.50 s", "3 min 20 s", "2 h 5 min"]);
+        assert_eq!(
+            [0, 1_500, 200_000, 7_500_000].map(|ms| duration(Duration::from_millis(ms))),
+            ["0 ms", "1.50 s", "3 min 20 s", "2 h 5 min"]
+        );
         assert_eq!([950.0, 12_300.0, 4_560_000.0].map(short_count), ["950", "12.3 k", "4.56 M"]);
         assert_eq!(timestamp(i64::MIN), "none yet");
     }

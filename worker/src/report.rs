@@ -180,7 +180,9 @@ fn render_json(error: &Located, out: &mut String) {
         page: format!("docs/errors/{}.md", diagnostic.code),
     };
     // A struct of texts and numbers always serializes; should it ever not, the message must still get out.
-    out.push_str(&serde_json::to_string(&line).unwrap_or_else(|_| format!("{{\"level\":\"error\",\"code\":\"{}\"}}", diagnostic.code)));
+    out.push_str(
+        &serde_json::to_string(&line).unwrap_or_else(|_| format!("{{\"level\":\"error\",\"code\":\"{}\"}}", diagnostic.code)),
+    );
     out.push('\n');
 }
 
@@ -212,7 +214,18 @@ mod tests {
     fn people_see_the_line_of_the_manifest_underlined() {
         let job = job();
         let text = render(&Located::in_sql(&missing(&job), &job), TEXT);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        TR-1001
+
+          × there is no table 'missing'
+           ╭─[job.yaml:8:12]
+         7 │       SELECT ä
+         8 │       FROM missing;
+           ·            ───────
+           ╰────
+          help: the tables are: orders
+                more about it: tiderace error TR-1001
+        ");
     }
 
     #[test]
