@@ -110,21 +110,18 @@ impl DeltaBatch {
     /// What the batch is charged for in queues: the bytes of the buffers it holds on to, not less than [`Self::BYTES_MIN`].
     #[must_use]
     pub fn charged_bytes(&self) -> usize {
-        let columns: usize = self.rows.columns().iter().map(SizeOf::get_array_memory_size_of).sum();
-        columns.max(Self::BYTES_MIN)
+        rows_bytes(&self.rows).max(Self::BYTES_MIN)
     }
 
     /// The least that a frame is charged in a queue, so that many small ones are bounded too.
     pub const BYTES_MIN: usize = 1024;
 }
 
-/// Slice-aware size; `get_array_memory_size` counts a shared buffer whole for every slice of it.
-trait SizeOf {
-    fn get_array_memory_size_of(&self) -> usize;
-}
-
-impl SizeOf for arrow::array::ArrayRef {
-    fn get_array_memory_size_of(&self) -> usize {
-        self.to_data().get_slice_memory_size().unwrap_or_else(|_| self.get_array_memory_size())
-    }
+/// The bytes of the buffers that `rows` reads; a buffer that several slices share is counted for each slice by its part of it.
+#[must_use]
+pub fn rows_bytes(rows: &RecordBatch) -> usize {
+    rows.columns()
+        .iter()
+        .map(|column| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()))
+        .sum()
 }

@@ -1,8 +1,19 @@
-//! Event time: what a watermark is made from. (Later: alignment, idleness.)
+//! Time in a dataflow: the schedule that epochs are cut by, and event time with its watermarks.
+//!
+//! A watermark is made per split of a source ([`SplitWatermarks`]), travels on marks, and is the least of all lanes at each node. Sources of
+//! one `max_drift` group hold each other back through [`DriftGroups`].
+
+mod drift;
+mod schedule;
+mod splits;
 
 use std::sync::Arc;
 
 use datafusion::physical_plan::PhysicalExpr;
+
+pub use drift::{DriftGroups, DriftSlot};
+pub use schedule::TickSchedule;
+pub use splits::SplitWatermarks;
 
 /// How a source makes its watermark. Event time is µs since 1970.
 #[derive(Clone, Debug)]
@@ -16,6 +27,6 @@ pub struct WatermarkSpec {
     pub idle_timeout_us: Option<i64>,
     /// A row whose event time is further than this ahead of epoch time is refused (`FutureEventTime`). `None`: no guard.
     pub max_future_us: Option<i64>,
-    /// Sources of one group wait for each other: a split more than so far ahead of the group's least watermark is not polled.
+    /// Sources of one group wait for each other: a source more than so many µs ahead of the group's least watermark is not polled.
     pub max_drift: Option<(String, i64)>,
 }

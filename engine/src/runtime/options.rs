@@ -1,0 +1,82 @@
+//! How a job runs.
+
+use std::fmt;
+
+use super::env::EnvFactory;
+
+/// How a job runs; [`Default`] is throughput mode on one core.
+#[derive(Clone)]
+pub struct JobOptions {
+    /// The job's name, in thread names and messages.
+    pub name: String,
+    /// Ring 0 threads; 1 to 256.
+    pub cores: usize,
+    /// What the state of all cores together may hold, in bytes.
+    pub memory_bytes: usize,
+    /// The length of an epoch, ms: 2–10 in latency mode, 100 by default.
+    pub interval_ms: u64,
+    /// Whether each core stays on one CPU out of those that the process may use. Without effect when there are fewer CPUs than cores.
+    pub pin: bool,
+    /// The number of vnodes: how finely keys can be spread over cores, for the job's whole life. 1 to 65,536.
+    pub max_parallelism: u32,
+    /// How many bytes may wait on one edge from one core to another before the sender waits.
+    pub edge_bytes_max: usize,
+    /// How many rows a source is asked for at once.
+    pub poll_rows: usize,
+    /// How many rows of one destination are gathered before they cross to another core (fewer when it waits for them, and at each mark).
+    pub exchange_rows: usize,
+    /// For how long a core without work looks for some before it sleeps, µs.
+    pub spin_us: u64,
+    /// The start of epoch 1, µs since 1970; `None`: now.
+    pub start_us: Option<i64>,
+    /// The world of each core; `None`: the machine's.
+    pub env: Option<EnvFactory>,
+}
+
+impl JobOptions {
+    /// The greatest number of cores.
+    pub const CORES_MAX: usize = 256;
+
+    /// Small batches and epochs of 5 ms.
+    #[must_use]
+    pub fn latency() -> Self {
+        Self { interval_ms: 5, poll_rows: 1024, exchange_rows: 512, spin_us: 50, ..Self::default() }
+    }
+}
+
+impl Default for JobOptions {
+    fn default() -> Self {
+        Self {
+            name: "job".to_owned(),
+            cores: 1,
+            memory_bytes: 1 << 30,
+            interval_ms: 100,
+            pin: true,
+            max_parallelism: 256,
+            edge_bytes_max: 4 << 20,
+            poll_rows: 8192,
+            exchange_rows: 4096,
+            spin_us: 0,
+            start_us: None,
+            env: None,
+        }
+    }
+}
+
+impl fmt::Debug for JobOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobOptions")
+            .field("name", &self.name)
+            .field("cores", &self.cores)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("interval_ms", &self.interval_ms)
+            .field("pin", &self.pin)
+            .field("max_parallelism", &self.max_parallelism)
+            .field("edge_bytes_max", &self.edge_bytes_max)
+            .field("poll_rows", &self.poll_rows)
+            .field("exchange_rows", &self.exchange_rows)
+            .field("spin_us", &self.spin_us)
+            .field("start_us", &self.start_us)
+            .finish_non_exhaustive()
+    }
+}
