@@ -16,12 +16,14 @@ pub mod memory;
 pub mod nexmark;
 mod options;
 pub mod print;
+mod random;
 mod registry;
 
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 
 use crate::batch::Weights;
 use crate::error::{Code, Result};
@@ -62,6 +64,12 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     fn rows_hint(&self) -> Option<u64> {
         None
     }
+    /// The same source without the rows whose `column` (an index into [`Self::schema`]) has none of `values`, if it can leave them out more
+    /// cheaply than a filter behind it would. Rows left out no longer move the watermark on; readers count them
+    /// ([`SourceReader::rows_left_out`]). A filter on the column may be dropped when this answers `Some`.
+    fn restrict(&self, _column: usize, _values: &[ScalarValue]) -> Option<SourceRef> {
+        None
+    }
     /// Opens this core's share of the splits. The shares of all cores are disjoint and together the whole input, at any `cores`.
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>>;
 }
@@ -71,8 +79,13 @@ pub trait SourceReader: Send {
     /// Appends what there is to `out`, about `rows_max` rows (a reader may go over by one of its own batches).
     ///
     /// Announces every split that it knows of with [`SourceEvent::SplitOpened`] before it reads the first row of any of them, so that
-    /// unread splits hold the watermark back. On [`Ring::Io`] it may block for at most 100 ms before it answers [`SourcePoll::Idle`].
+    /// unread splits hold the watermark back. What one poll appends belongs to one epoch: a mark may stand between two polls, not inside one,
+    /// so that a reader may deliver the rows of a stretch of time ordered by something else. On [`Ring::Io`] it may block for at most 100 ms before it answers [`SourcePoll::Idle`].
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll>;
+    /// How many rows it has passed over so far because of [`Source::restrict`]. What was taken in is these and the rows delivered.
+    fn rows_left_out(&self) -> u64 {
+        0
+    }
 }
 
 /// What a reader says after a poll.
