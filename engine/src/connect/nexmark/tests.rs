@@ -318,8 +318,8 @@ fn strings_come_in_the_type_that_is_asked_for() {
     let pairs = [("events.num", "500")];
     let plain = Fields::from(vec![
         Field::new("url", DataType::Utf8, true),
-        Field::new("extra", DataType::LargeUtf8, true),
         Field::new("dateTime", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("extra", DataType::LargeUtf8, true),
     ]);
     let schema = Arc::new(Schema::new(vec![Field::new("bid", DataType::Struct(plain), true)]));
     let own = lines(&read(&source_of(schema, &pairs).unwrap(), 1, 500).0);
