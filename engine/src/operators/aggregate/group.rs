@@ -257,7 +257,7 @@ fn push_key(keys: &mut Keys, key: &[u8], hash: u64) {
 }
 
 /// Whether results `i` and `count + i` are the same in all columns.
-fn same_rows(evaluated: &Evaluated, count: usize) -> Result<impl Fn(usize) -> bool + use<>> {
+pub(crate) fn same_rows(evaluated: &Evaluated, count: usize) -> Result<impl Fn(usize) -> bool + use<>> {
     let mut comparators = Vec::new();
     let mut different = vec![false; count];
     for column in &evaluated.columns {

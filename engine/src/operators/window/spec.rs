@@ -299,18 +299,8 @@ impl WindowSpec {
         }
     }
 
-    /// The slice that `ts_us` is in.
-    pub(super) fn slice_of(&self, ts_us: i64) -> Option<i64> {
-        self.grid.index(ts_us)
-    }
-
-    /// When slice `index` begins.
-    pub(super) fn slice_start(&self, index: i64) -> Option<i64> {
-        self.grid.boundary(index)
-    }
-
     /// The windows that hold slice `index`, as `[first, end)` in slices; ascending by start, then end.
-    pub(super) fn windows_of_slice(&self, index: i64, mut each: impl FnMut(i64, i64)) -> Option<()> {
+    fn windows_of_slice(&self, index: i64, mut each: impl FnMut(i64, i64)) -> Option<()> {
         if matches!(self.kind, WindowKind::Cumulate { .. }) {
             let first = index.checked_sub(index.rem_euclid(self.size))?;
             for end in index.checked_add(1)?..=first.checked_add(self.size)? {
@@ -335,7 +325,6 @@ pub struct WindowCursor {
     spec: WindowSpec,
     from_us: i64,
     to_us: i64,
-    slice: i64,
     windows: Vec<Window>,
 }
 
@@ -343,21 +332,32 @@ impl WindowCursor {
     /// A cursor that stands nowhere.
     #[must_use]
     pub fn new(spec: WindowSpec) -> Self {
-        Self { spec, from_us: 0, to_us: 0, slice: 0, windows: Vec::new() }
+        Self { spec, from_us: 0, to_us: 0, windows: Vec::new() }
     }
 
     /// The windows of `ts_us`, as [`WindowSpec::assign`] gives them.
     pub fn seek(&mut self, ts_us: i64) -> Result<&[Window], Refusal> {
-        if self.from_us <= ts_us && ts_us < self.to_us {
+        if self.holds(ts_us) {
             return Ok(&self.windows);
         }
         self.step(ts_us).ok_or(Refusal::OutOfRange)?;
         Ok(&self.windows)
     }
 
-    /// The slice in which the last `seek` that went well ended.
-    pub(super) fn slice(&self) -> i64 {
-        self.slice
+    /// Whether `ts_us` has the windows of the last `seek` that went well.
+    #[inline]
+    pub(super) fn holds(&self, ts_us: i64) -> bool {
+        self.from_us <= ts_us && ts_us < self.to_us
+    }
+
+    /// The slice of the last `seek` that went well.
+    pub(super) fn slice(&self) -> Window {
+        Window { start_us: self.from_us, end_us: self.to_us }
+    }
+
+    /// The windows of the last `seek` that went well.
+    pub(super) fn windows(&self) -> &[Window] {
+        &self.windows
     }
 
     fn step(&mut self, ts_us: i64) -> Option<()> {
@@ -372,7 +372,7 @@ impl WindowCursor {
             _ => all = None,
         })?;
         all?;
-        (self.from_us, self.to_us, self.slice) = (from_us, to_us, slice);
+        (self.from_us, self.to_us) = (from_us, to_us);
         Some(())
     }
 }
