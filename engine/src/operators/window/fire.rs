@@ -106,9 +106,7 @@ impl WindowAggregate {
                 Layout::Windows => self.plan_windows(now_us, cx.shard),
                 Layout::Slices(spec) => {
                     self.plan_slices(now_us, matches!(spec.kind(), WindowKind::Cumulate { .. }), cx.shard);
-                    if !self.firing.actions.is_empty() {
-                        self.panes.closed(cx.shard, now_us);
-                    }
+                    self.panes.closed(cx.shard, now_us);
                 }
             }
         }
