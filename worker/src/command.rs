@@ -142,6 +142,10 @@ pub struct RunArgs {
     /// When the input has ended, print what this SELECT over materialized views says (may be repeated)
     #[arg(long, value_name = "SELECT")]
     pub query: Vec<String>,
+
+    /// Print each change of a bare SELECT as it comes, and not the final rows as a table when the input has ended
+    #[arg(long)]
+    pub changes: bool,
 }
 
 /// Arguments of `explain`.

@@ -27,8 +27,20 @@ pub struct Summary {
     pub rejected: Vec<(String, Code, u64)>,
     /// The most memory that the process held.
     pub memory_peak_bytes: Option<u64>,
-    /// Whether a signal stopped it before its input's end.
-    pub is_stopped: bool,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Its input ended.
+    #[default]
+    Finished,
+    /// A signal stopped it, and it drained.
+    Stopped,
+    /// It failed.
+    Failed,
 }
 
 #[derive(Serialize)]
@@ -36,7 +48,6 @@ struct SummaryRecord<'a> {
     level: &'static str,
     event: &'static str,
     job: &'a str,
-    stopped: bool,
     elapsed_ms: u64,
     cores: usize,
     rows_in: u64,
@@ -110,7 +121,11 @@ impl Summary {
         if let Some(peak) = self.memory_peak_bytes {
             lines.push(("peak memory", bytes(peak)));
         }
-        let verb = if self.is_stopped { "stopped and drained" } else { "finished" };
+        let verb = match self.ending {
+            Ending::Finished => "finished",
+            Ending::Stopped => "stopped and drained",
+            Ending::Failed => "failed; up to then",
+        };
         let body: String = lines.iter().map(|(label, text)| format!("  {label:<13}{text}\n")).collect();
         format!("{} {verb}\n{body}", self.job)
     }
@@ -124,9 +139,12 @@ impl Summary {
         });
         let record = SummaryRecord {
             level: "info",
-            event: "finished",
+            event: match self.ending {
+                Ending::Finished => "finished",
+                Ending::Stopped => "stopped",
+                Ending::Failed => "failed",
+            },
             job: &self.job,
-            stopped: self.is_stopped,
             elapsed_ms: self.elapsed.as_millis() as u64,
             cores: self.cores,
             rows_in: sum(&self.rows_in),
@@ -164,7 +182,7 @@ mod tests {
             late: vec![("TumbleAggregate#3".to_owned(), 7), ("Other#4".to_owned(), 0)],
             rejected: vec![("bids".to_owned(), Code::FieldType, 3)],
             memory_peak_bytes: Some(64 << 20),
-            is_stopped: false,
+            ending: Ending::Finished,
         }
     }
 

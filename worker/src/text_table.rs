@@ -6,9 +6,10 @@ pub struct TextTable {
     headers: Vec<String>,
     rows: Vec<Vec<String>>,
     numeric: Vec<bool>,
+    cell_chars_max: usize,
 }
 
-/// The widest a cell is shown; longer ones are cut with `…`.
+/// The widest a cell is shown on a terminal; longer ones are cut with `…`.
 pub const CELL_CHARS_MAX: usize = 60;
 
 impl TextTable {
@@ -16,7 +17,14 @@ impl TextTable {
     pub fn new(headers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let headers: Vec<String> = headers.into_iter().map(Into::into).collect();
         let numeric = vec![false; headers.len()];
-        Self { headers, rows: Vec::new(), numeric }
+        Self { headers, rows: Vec::new(), numeric, cell_chars_max: usize::MAX }
+    }
+
+    /// Cuts the cells of rows that are added from now on.
+    #[must_use]
+    pub fn for_terminal(mut self) -> Self {
+        self.cell_chars_max = CELL_CHARS_MAX;
+        self
     }
 
     /// Right-aligns these columns.
@@ -32,7 +40,7 @@ impl TextTable {
 
     /// Adds a row; missing cells are empty, cells beyond the headers are dropped.
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
-        let mut cells: Vec<String> = cells.into_iter().map(|c| shown(&c.into())).collect();
+        let mut cells: Vec<String> = cells.into_iter().map(|c| shown(&c.into(), self.cell_chars_max)).collect();
         cells.resize(self.headers.len(), String::new());
         self.rows.push(cells);
     }
@@ -86,16 +94,16 @@ fn pad(cell: &str, width: usize, right: bool) -> String {
     if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
 }
 
-/// One line of at most [`CELL_CHARS_MAX`] characters, without any that would move a terminal's cursor.
-fn shown(cell: &str) -> String {
+/// One line of at most so many characters, without any that would move a terminal's cursor.
+fn shown(cell: &str, chars_max: usize) -> String {
     let mut out = String::new();
     for (count, c) in cell.chars().enumerate() {
-        if count == CELL_CHARS_MAX {
+        if count == chars_max {
             out.pop();
             out.push('…');
             break;
         }
-        out.push(if c.is_control() { '␣' } else { c });
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }
@@ -115,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_cell_can_not_break_the_line_or_the_terminal() {
-        let mut table = TextTable::new(["a"]);
+        let mut table = TextTable::new(["a"]).for_terminal();
         table.row(["x\n\u{1b}[2Jy"]);
         table.row(["z".repeat(1000)]);
         let text = table.plain();

@@ -1,0 +1,46 @@
+# Two commands: `make run` shows a job, `make test` is all that CI asks. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Build outputs live in a cache outside the checkout: quick on the second run, nothing to clean up in the sources.
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/tiderace
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# Incremental builds help who edits; a machine that builds once pays for them in time and space.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+export RUST_BACKTRACE ?= 0
+
+TIDERACE := $(CARGO_TARGET_DIR)/release/tiderace
+EVENTS := engine/tests/data/golden/events.jsonl.gz
+
+.PHONY: help run test bench doc setup update
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Check for compiler and tools; as root, install the Debian packages that are missing
+	@.ci/setup
+
+run: setup ## Build in release and run an example job on real input
+	cargo build --release --locked --bin tiderace
+	@echo
+	$(TIDERACE) run examples/bids-by-channel.yaml -D events=$(EVENTS)
+	@examples/what-next $(TIDERACE)
+
+test: setup ## All that CI asks: format, lints, tests, documentation, generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --locked --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@echo "make test: all is well"
+
+update: ## Write the generated files anew (CRD, reference pages)
+	UPDATE=1 cargo test --workspace --locked --lib -- up_to_date
+
+doc: setup ## Build the book (with mdbook, if it is there) and the API documentation
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@if command -v mdbook >/dev/null; then mdbook build docs --dest-dir $(CACHE)/book && echo "book: $(CACHE)/book/index.html"; \
+	else echo "the book needs mdbook (cargo install mdbook); its pages are plain Markdown, from docs/SUMMARY.md on"; fi
+	@echo "API: $(CARGO_TARGET_DIR)/doc/tiderace_engine/index.html"
