@@ -4,7 +4,14 @@
 //! operator ──▶ Shard (one a core, !Sync) ──▶ PointTable   key → fixed or variable value, batch calls first
 //!                                       └──▶ OrderedTable  key → value in key order
 //! ```
+#![deny(unsafe_op_in_unsafe_fn)]
 
+mod memory;
+mod ordered;
+mod point;
+mod raw;
 mod shard;
 
-pub use shard::{Entry, KeyBatch, OrderedTable, PointTable, RecordRef, Shard, ShardOptions, TableId};
+pub use ordered::{OrderedRange, OrderedTable};
+pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};
+pub use shard::{Shard, ShardOptions, TableId};

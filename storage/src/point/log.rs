@@ -1,0 +1,584 @@
+//! The records of a point table: pages of bytes, filled from one end, with lists of freed space.
+//!
+//! ```text
+//! record, 8-byte aligned, never across a page:
+//!   0  u64  value length:32 | key length:28 | flags:4
+//!   8  u64  hash of the key
+//!  16       value, padded to 8 · key, padded to 8; at least 24 bytes in all
+//! free space: the same lengths word, then u32 next | u32 previous of its list when LINKED
+//! ```
+//! An address is `page number << page_bits | offset`, in units of 8 bytes; it names a record until the record is freed or moved. Pages grow
+//! with the table (a small table costs little), up to `1 << page_bits` bytes; a record larger than that has a page of its own.
+
+use super::TableLayout;
+use super::index::ADDRESS_BITS;
+use crate::raw::Buffer;
+
+/// Bytes before the value.
+pub(super) const HEADER_BYTES: usize = 16;
+const RECORD_BYTES_MIN: usize = 24;
+const PAGE_BYTES_MIN: usize = 1024;
+
+/// The record is in use.
+pub(super) const LIVE: u64 = 1;
+/// Free space that is in a list.
+const LINKED: u64 = 8;
+const KEY_SHIFT: u32 = 4;
+/// Longest key.
+pub(super) const KEY_BYTES_MAX: usize = (1 << 28) - 1;
+/// Longest value.
+pub(super) const VALUE_BYTES_MAX: usize = u32::MAX as usize;
+const VALUE_SHIFT: u32 = 32;
+
+/// Lists of free space: one for each size up to this many units, then one for each power of two.
+const EXACT_UNITS: usize = 64;
+const LISTS: usize = EXACT_UNITS + 32;
+/// Links are 32-bit: only space at addresses below is listed (32 GiB of one table); compaction gets the rest.
+const LINK_LIMIT: u64 = u32::MAX as u64;
+
+#[inline(always)]
+pub(super) fn pad(bytes: usize) -> usize {
+    bytes.next_multiple_of(8)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lengths(u64);
+
+impl Lengths {
+    #[inline(always)]
+    pub(super) fn new(key: usize, value: usize, flags: u64) -> Self {
+        Self((value as u64) << VALUE_SHIFT | (key as u64) << KEY_SHIFT | flags)
+    }
+
+    #[inline(always)]
+    pub(super) fn key(self) -> usize {
+        (self.0 >> KEY_SHIFT) as usize & KEY_BYTES_MAX
+    }
+
+    #[inline(always)]
+    pub(super) fn value(self) -> usize {
+        (self.0 >> VALUE_SHIFT) as usize
+    }
+
+    #[inline(always)]
+    pub(super) fn is(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn size(self) -> usize {
+        (HEADER_BYTES + pad(self.value()) + pad(self.key())).max(RECORD_BYTES_MIN)
+    }
+
+    /// Free space of `size` bytes, a multiple of 8 and at least 24.
+    fn free(size: usize) -> Self {
+        // A value's length has 32 bits; what is more (an oversize page is never listed) can't be.
+        Self::new(0, size - HEADER_BYTES, 0)
+    }
+}
+
+#[derive(Debug)]
+struct Page {
+    buffer: Buffer,
+    /// Bytes filled, live or not.
+    used: usize,
+    /// Bytes of live records.
+    live: usize,
+    /// Bytes at the end that were too short for the record that came next; free, but not what compaction can gain.
+    rest: usize,
+    /// Whether it is one large record's own.
+    oversize: bool,
+}
+
+impl Page {
+    /// What compaction can gain.
+    fn waste(&self) -> usize {
+        (self.used - self.rest).saturating_sub(self.live)
+    }
+}
+
+/// Moving live records out of a page, so that it can be freed.
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    page: usize,
+    offset: usize,
+    /// Whether its free space is out of the lists already.
+    unlinked: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    pages: Vec<Option<Page>>,
+    empty_slots: Vec<usize>,
+    tail: Option<usize>,
+    unit_bits: u32,
+    page_bytes_max: usize,
+    /// Sum of the pages' `rest`.
+    rest_bytes: usize,
+    lists: Option<Box<[u64; LISTS]>>,
+    /// Which of the exact lists have something.
+    exact: u64,
+    victim: Option<Victim>,
+    live_bytes: usize,
+    page_bytes: usize,
+    allocated_bytes: usize,
+}
+
+fn list_of(size: usize) -> usize {
+    let units = size / 8;
+    if units < EXACT_UNITS { units } else { EXACT_UNITS + (units / EXACT_UNITS).ilog2() as usize }
+}
+
+impl Log {
+    pub(super) fn new(layout: &TableLayout) -> Self {
+        Self::with_bits(u32::from(layout.page_bits))
+    }
+
+    fn with_bits(page_bits: u32) -> Self {
+        Self {
+            pages: Vec::new(),
+            empty_slots: Vec::new(),
+            tail: None,
+            unit_bits: page_bits - 3,
+            page_bytes_max: 1 << page_bits,
+            rest_bytes: 0,
+            lists: None,
+            exact: 0,
+            victim: None,
+            live_bytes: 0,
+            page_bytes: 0,
+            allocated_bytes: 0,
+        }
+    }
+
+    /// Memory held.
+    #[inline(always)]
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.allocated_bytes
+    }
+
+    #[inline(always)]
+    fn split(&self, address: u64) -> (usize, usize) {
+        ((address >> self.unit_bits) as usize, (address as usize & ((1 << self.unit_bits) - 1)) * 8)
+    }
+
+    fn address(&self, page: usize, offset: usize) -> u64 {
+        (page as u64) << self.unit_bits | (offset / 8) as u64
+    }
+
+    #[inline(always)]
+    fn page(&self, page: usize) -> &Page {
+        self.pages[page].as_ref().expect("an address in use points into a page in use")
+    }
+
+    fn page_mut(&mut self, page: usize) -> &mut Page {
+        self.pages[page].as_mut().expect("an address in use points into a page in use")
+    }
+
+    /// From the record's first byte to the end of its page.
+    #[inline(always)]
+    fn from(&self, address: u64) -> &[u8] {
+        let (page, offset) = self.split(address);
+        &self.page(page).buffer.bytes()[offset..]
+    }
+
+    #[inline(always)]
+    fn from_mut(&mut self, address: u64) -> &mut [u8] {
+        let (page, offset) = self.split(address);
+        &mut self.page_mut(page).buffer.bytes_mut()[offset..]
+    }
+
+    #[inline(always)]
+    fn word(bytes: &[u8], at: usize) -> u64 {
+        u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+    }
+
+    fn set_word(bytes: &mut [u8], at: usize, word: u64) {
+        bytes[at..at + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+
+    #[inline(always)]
+    pub(super) fn lengths(&self, address: u64) -> Lengths {
+        Lengths(Self::word(self.from(address), 0))
+    }
+
+    #[inline(always)]
+    pub(super) fn hash(&self, address: u64) -> u64 {
+        Self::word(self.from(address), 8)
+    }
+
+    /// Whether the record is this key's.
+    #[inline(always)]
+    pub(super) fn is_key(&self, address: u64, hash: u64, key: &[u8]) -> bool {
+        let bytes = self.from(address);
+        let lengths = Lengths(Self::word(bytes, 0));
+        if Self::word(bytes, 8) != hash || lengths.key() != key.len() {
+            return false;
+        }
+        let start = HEADER_BYTES + pad(lengths.value());
+        match <[u8; 8]>::try_from(key) {
+            Ok(eight) => Self::word(bytes, start) == u64::from_ne_bytes(eight),
+            Err(_) => &bytes[start..start + key.len()] == key,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn key(&self, address: u64) -> &[u8] {
+        let bytes = self.from(address);
+        let lengths = Lengths(Self::word(bytes, 0));
+        let start = HEADER_BYTES + pad(lengths.value());
+        &bytes[start..start + lengths.key()]
+    }
+
+    #[inline(always)]
+    pub(super) fn value(&self, address: u64) -> &[u8] {
+        let bytes = self.from(address);
+        &bytes[HEADER_BYTES..HEADER_BYTES + Lengths(Self::word(bytes, 0)).value()]
+    }
+
+    #[inline(always)]
+    pub(super) fn value_mut(&mut self, address: u64) -> &mut [u8] {
+        let bytes = self.from_mut(address);
+        let end = HEADER_BYTES + Lengths(Self::word(bytes, 0)).value();
+        &mut bytes[HEADER_BYTES..end]
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch(&self, address: u64) {
+        let (page, offset) = self.split(address);
+        if let Some(Some(page)) = self.pages.get(page) {
+            page.buffer.prefetch(offset);
+        }
+    }
+
+    /// A new record with a value of zeros.
+    pub(super) fn append(&mut self, hash: u64, key: &[u8], value_len: usize) -> u64 {
+        let lengths = Lengths::new(key.len(), value_len, LIVE);
+        let size = lengths.size();
+        let address = self.allocate(size);
+        let bytes = &mut self.from_mut(address)[..size];
+        Self::set_word(bytes, 0, lengths.0);
+        Self::set_word(bytes, 8, hash);
+        let start = HEADER_BYTES + pad(value_len);
+        match <[u8; 8]>::try_from(key) {
+            Ok(eight) => {
+                bytes[HEADER_BYTES..start].fill(0);
+                bytes[start..start + 8].copy_from_slice(&eight);
+            }
+            Err(_) => {
+                bytes[HEADER_BYTES..].fill(0);
+                bytes[start..start + key.len()].copy_from_slice(key);
+            }
+        }
+        self.live_bytes += size;
+        let (page, _) = self.split(address);
+        self.page_mut(page).live += size;
+        address
+    }
+
+    /// Frees a record. The owner has taken it out of the index.
+    pub(super) fn free(&mut self, address: u64) {
+        let size = self.lengths(address).size();
+        let (page_no, _) = self.split(address);
+        self.live_bytes -= size;
+        let page = self.page_mut(page_no);
+        page.live -= size;
+        if page.oversize {
+            self.drop_page(page_no);
+            return;
+        }
+        self.release(address, size);
+    }
+
+    /// Frees all.
+    pub(super) fn clear(&mut self) {
+        *self = Self::with_bits(self.unit_bits + 3);
+    }
+
+    // === space
+
+    fn allocate(&mut self, size: usize) -> u64 {
+        if size > self.page_bytes_max / 4 {
+            let page_no = self.add_page(size);
+            let page = self.page_mut(page_no);
+            page.used = size;
+            page.oversize = true;
+            return self.address(page_no, 0);
+        }
+        if self.lists.is_some()
+            && let Some(address) = self.reuse_exact(size)
+        {
+            return address;
+        }
+        if let Some(tail) = self.tail {
+            let page = self.page_mut(tail);
+            if page.buffer.len() - page.used >= size {
+                let offset = page.used;
+                page.used += size;
+                return self.address(tail, offset);
+            }
+        }
+        if self.lists.is_some()
+            && let Some(address) = self.reuse_larger(size)
+        {
+            return address;
+        }
+        self.start_page(size);
+        self.allocate(size)
+    }
+
+    /// Retires the tail page and starts one with room for `size`.
+    fn start_page(&mut self, size: usize) {
+        if let Some(tail) = self.tail.take() {
+            let page = self.page_mut(tail);
+            let (offset, rest) = (page.used, page.buffer.len() - page.used);
+            if rest >= RECORD_BYTES_MIN {
+                page.used = page.buffer.len();
+                page.rest = rest;
+                self.rest_bytes += rest;
+                let address = self.address(tail, offset);
+                self.release(address, rest);
+            }
+        }
+        let wanted = (self.live_bytes / 2).max(PAGE_BYTES_MIN).max(size).next_power_of_two();
+        self.tail = Some(self.add_page(wanted.min(self.page_bytes_max)));
+    }
+
+    fn add_page(&mut self, bytes: usize) -> usize {
+        let buffer = Buffer::zeroed(bytes);
+        self.page_bytes += buffer.len();
+        self.allocated_bytes += buffer.len();
+        let directory = self.pages.capacity();
+        // Page 0 is never used: no record has the address 0.
+        if self.pages.is_empty() {
+            self.pages.push(None);
+        }
+        let slot = self.empty_slots.pop().unwrap_or_else(|| {
+            self.pages.push(None);
+            self.pages.len() - 1
+        });
+        assert!(slot < 1 << (ADDRESS_BITS - self.unit_bits), "a table holds less than 8 TiB");
+        self.pages[slot] = Some(Page { buffer, used: 0, live: 0, rest: 0, oversize: false });
+        self.allocated_bytes += (self.pages.capacity() - directory) * size_of::<Option<Page>>();
+        slot
+    }
+
+    fn drop_page(&mut self, page: usize) {
+        if let Some(gone) = self.pages[page].take() {
+            self.page_bytes -= gone.buffer.len();
+            self.rest_bytes -= gone.rest;
+            self.allocated_bytes -= gone.buffer.len();
+            let directory = self.empty_slots.capacity();
+            self.empty_slots.push(page);
+            self.allocated_bytes += (self.empty_slots.capacity() - directory) * size_of::<usize>();
+        }
+    }
+
+    /// Makes `size` bytes at `address` free space, listed if that is of use.
+    fn release(&mut self, address: u64, size: usize) {
+        let word = Lengths::free(size).0;
+        let (page, _) = self.split(address);
+        if address >= LINK_LIMIT || self.victim.is_some_and(|v| v.page == page) {
+            Self::set_word(self.from_mut(address), 0, word);
+            return;
+        }
+        let list = list_of(size);
+        if self.lists.is_none() {
+            self.lists = Some(Box::new([0; LISTS]));
+            self.allocated_bytes += LISTS * 8;
+        }
+        let head = self.lists.as_ref().map_or(0, |l| l[list]);
+        let bytes = self.from_mut(address);
+        Self::set_word(bytes, 0, word | LINKED);
+        Self::set_word(bytes, 8, head);
+        if head != 0 {
+            let bytes = self.from_mut(head);
+            let next = Self::word(bytes, 8) & LINK_LIMIT;
+            Self::set_word(bytes, 8, next | address << 32);
+        }
+        self.set_head(list, address);
+    }
+
+    fn set_head(&mut self, list: usize, address: u64) {
+        if let Some(lists) = &mut self.lists {
+            lists[list] = address;
+        }
+        if list < EXACT_UNITS {
+            self.exact = self.exact & !(1 << list) | u64::from(address != 0) << list;
+        }
+    }
+
+    /// Takes free space out of its list.
+    fn unlink(&mut self, address: u64) {
+        let bytes = self.from_mut(address);
+        let lengths = Lengths(Self::word(bytes, 0));
+        debug_assert!(lengths.is(LINKED) && !lengths.is(LIVE));
+        let links = Self::word(bytes, 8);
+        let (next, previous) = (links & LINK_LIMIT, links >> 32);
+        Self::set_word(bytes, 0, lengths.0 & !LINKED);
+        if next != 0 {
+            let bytes = self.from_mut(next);
+            let after = Self::word(bytes, 8) & LINK_LIMIT;
+            Self::set_word(bytes, 8, after | previous << 32);
+        }
+        if previous == 0 {
+            self.set_head(list_of(lengths.size()), next);
+        } else {
+            let bytes = self.from_mut(previous);
+            let before = Self::word(bytes, 8) >> 32;
+            Self::set_word(bytes, 8, next | before << 32);
+        }
+    }
+
+    fn reuse_exact(&mut self, size: usize) -> Option<u64> {
+        let head = self.lists.as_ref()?[list_of(size)];
+        if head == 0 || self.lengths(head).size() != size {
+            return None;
+        }
+        self.unlink(head);
+        Some(head)
+    }
+
+    /// Takes `size` bytes from larger free space; what is left of it stays free.
+    fn reuse_larger(&mut self, size: usize) -> Option<u64> {
+        let lists = self.lists.as_ref()?;
+        let least = size + RECORD_BYTES_MIN;
+        let list = list_of(least);
+        // All space of a list behind `list_of(least)` is large enough; of that list itself only what is tried.
+        let head = if list < EXACT_UNITS && self.exact >> list != 0 {
+            lists[list + (self.exact >> list).trailing_zeros() as usize]
+        } else {
+            lists[list.max(EXACT_UNITS)..].iter().copied().find(|head| *head != 0 && self.lengths(*head).size() >= least)?
+        };
+        let whole = self.lengths(head).size();
+        self.unlink(head);
+        self.release(head + (size / 8) as u64, whole - size);
+        Some(head)
+    }
+
+    // === compaction
+
+    /// Whether so much is free that pages should be emptied: more than half of what lives, and not just a small page's worth.
+    pub(super) fn is_wasteful(&self) -> bool {
+        let tail_room = self.tail.map_or(0, |t| self.page(t).buffer.len() - self.page(t).used);
+        (self.page_bytes - tail_room - self.rest_bytes).saturating_sub(self.live_bytes) > self.live_bytes / 2 + 2 * PAGE_BYTES_MIN
+    }
+
+    /// One step of emptying the page with the most waste: visits up to `visits` records, calls `moved(hash, from, to)` for each that moves.
+    pub(super) fn compact_step(&mut self, visits: usize, mut moved: impl FnMut(u64, u64, u64)) {
+        let Some(mut victim) = self.victim.or_else(|| self.choose_victim()) else { return };
+        self.victim = Some(victim);
+        for _ in 0..visits {
+            let used = self.page(victim.page).used;
+            if victim.offset + RECORD_BYTES_MIN > used {
+                if victim.unlinked {
+                    debug_assert_eq!(self.page(victim.page).live, 0);
+                    self.victim = None;
+                    self.drop_page(victim.page);
+                    return;
+                }
+                victim = Victim { unlinked: true, offset: 0, ..victim };
+                self.victim = Some(victim);
+                continue;
+            }
+            let from = self.address(victim.page, victim.offset);
+            let lengths = self.lengths(from);
+            let size = lengths.size();
+            if !victim.unlinked {
+                if lengths.is(LINKED) {
+                    self.unlink(from);
+                }
+            } else if lengths.is(LIVE) {
+                self.move_record(from, size, victim.page, victim.offset, &mut moved);
+            }
+            victim.offset += size;
+            self.victim = Some(victim);
+        }
+    }
+
+    /// Copies a live record to elsewhere. Space for it is never found on its own page: a victim's free space is in no list, and it isn't the tail.
+    fn move_record(&mut self, from: u64, size: usize, page_no: usize, offset: usize, moved: &mut impl FnMut(u64, u64, u64)) {
+        let to = self.allocate(size);
+        let Some(mut page) = self.pages[page_no].take() else { return };
+        let record = &mut page.buffer.bytes_mut()[offset..offset + size];
+        self.from_mut(to)[..size].copy_from_slice(record);
+        Self::set_word(record, 0, Lengths::free(size).0);
+        page.live -= size;
+        self.pages[page_no] = Some(page);
+        let (to_page, _) = self.split(to);
+        self.page_mut(to_page).live += size;
+        moved(self.hash(to), from, to);
+    }
+
+    fn choose_victim(&mut self) -> Option<Victim> {
+        let of = |(slot, page): (usize, &Option<Page>)| {
+            page.as_ref().filter(|p| !p.oversize && p.waste() > 0).map(|p| (p.waste(), slot))
+        };
+        let (_, slot) = self.pages.iter().enumerate().filter_map(of).max()?;
+        if Some(slot) == self.tail {
+            self.start_page(0);
+        }
+        Some(Victim { page: slot, offset: 0, unlinked: false })
+    }
+
+    // === enumeration
+
+    /// Appends up to `max` addresses of live records behind `cursor` (0 at first); the next cursor, or `None` at the end.
+    pub(super) fn scan(&self, cursor: u64, max: usize, mut found: impl FnMut(u64)) -> Option<u64> {
+        let (mut page_no, mut offset) = if cursor == 0 { (0, 0) } else { self.split(cursor) };
+        let mut left = max;
+        while page_no < self.pages.len() {
+            if let Some(page) = &self.pages[page_no] {
+                while offset + RECORD_BYTES_MIN <= page.used {
+                    if left == 0 {
+                        return Some(self.address(page_no, offset));
+                    }
+                    let lengths = Lengths(Self::word(page.buffer.bytes(), offset));
+                    if lengths.is(LIVE) {
+                        found(self.address(page_no, offset));
+                        left -= 1;
+                    }
+                    offset += lengths.size();
+                }
+            }
+            (page_no, offset) = (page_no + 1, 0);
+        }
+        None
+    }
+
+    /// Checks everything that must hold between operations.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let mut live_total = 0;
+        let mut linked = 0;
+        for (page_no, page) in self.pages.iter().enumerate() {
+            let Some(page) = page else { continue };
+            let (mut at, mut live) = (0, 0);
+            while at + RECORD_BYTES_MIN <= page.used {
+                let lengths = Lengths(Self::word(page.buffer.bytes(), at));
+                assert!(!(lengths.is(LIVE) && lengths.is(LINKED)));
+                live += if lengths.is(LIVE) { lengths.size() } else { 0 };
+                linked += usize::from(lengths.is(LINKED));
+                at += lengths.size();
+            }
+            assert!(at <= page.used && at + RECORD_BYTES_MIN > page.used, "records of page {page_no} end at {at}, used {}", page.used);
+            assert_eq!(live, page.live, "live bytes of page {page_no}");
+            live_total += live;
+        }
+        assert_eq!(live_total, self.live_bytes);
+        let mut listed = 0;
+        for (list, head) in self.lists.iter().flat_map(|l| l.iter().enumerate()) {
+            let (mut at, mut previous) = (*head, 0);
+            while at != 0 {
+                let lengths = self.lengths(at);
+                assert!(lengths.is(LINKED) && list_of(lengths.size()) == list);
+                let links = self.hash(at);
+                assert_eq!(links >> 32, previous);
+                (previous, at) = (at, links & LINK_LIMIT);
+                listed += 1;
+            }
+        }
+        assert_eq!(linked, listed);
+        assert_eq!(self.page_bytes, self.pages.iter().flatten().map(|p| p.buffer.len()).sum::<usize>());
+    }
+}

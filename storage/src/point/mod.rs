@@ -1,0 +1,554 @@
+//! Keys with values, found by hash: the table of groups, windows and join sides.
+
+mod index;
+mod log;
+
+use std::cell::Cell;
+
+use crate::memory::Account;
+use index::Index;
+use log::{KEY_BYTES_MAX, Log, VALUE_BYTES_MAX};
+
+/// How many keys ahead a batch call asks for buckets, and for records.
+const BUCKETS_AHEAD: usize = 24;
+const RECORDS_AHEAD: usize = 12;
+/// Records that a removal may visit to empty a wasteful page. A page with a third of waste gains one record in three visits, so eight keep up.
+const COMPACTION_VISITS: usize = 8;
+
+/// Where a record of a [`PointTable`] lies. Valid until that table's next `remove`, `clear` or `put`; inserting by `entries` keeps it valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordRef(u64);
+
+/// What [`PointTable::entries`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The record.
+    pub record: RecordRef,
+    /// Whether it was made by this call; its value is all zeros then.
+    pub is_new: bool,
+}
+
+/// Many keys: key `i` is `bytes[offsets[i]..offsets[i + 1]]` and hashes to `hashes[i]`. `offsets.len() == hashes.len() + 1`.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyBatch<'a> {
+    /// All keys, one behind the other.
+    pub bytes: &'a [u8],
+    /// Where each begins, and where the last ends.
+    pub offsets: &'a [u32],
+    /// A 64-bit hash of each; equal keys must have equal hashes, everywhere and for ever (it also places rows on cores).
+    pub hashes: &'a [u64],
+}
+
+impl<'a> KeyBatch<'a> {
+    /// How many keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Key `i`.
+    #[must_use]
+    #[inline(always)]
+    pub fn key(&self, i: usize) -> &'a [u8] {
+        &self.bytes[self.offsets[i] as usize..self.offsets[i + 1] as usize]
+    }
+}
+
+/// Sizes that a table is made of. The default is right for use; tests make everything tiny, so that every boundary is crossed often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableLayout {
+    /// Largest page of records: `1 << page_bits` bytes, 9 to 24.
+    pub page_bits: u8,
+    /// Fewest buckets: `1 << index_bits`.
+    pub index_bits: u8,
+    /// Largest segment of the index: `1 << segment_bits` buckets.
+    pub segment_bits: u8,
+    /// Bits of the hash kept beside an address, 0 to 24.
+    pub tag_bits: u8,
+    /// Largest block of an ordered table that isn't one entry: `1 << block_bits` bytes, 6 to 16.
+    pub block_bits: u8,
+    /// Most blocks of an ordered table that lie in one list, at least 4.
+    pub chunk_blocks: u16,
+}
+
+impl Default for TableLayout {
+    fn default() -> Self {
+        Self { page_bits: 21, index_bits: 2, segment_bits: 15, tag_bits: 24, block_bits: 12, chunk_blocks: 256 }
+    }
+}
+
+/// Keys with values, found by hash. Batch calls first: they ask for the memory of later keys while they work on earlier ones.
+///
+/// A value made by [`entries`](Self::entries) has the table's width, one made by [`put`](Self::put) any length below 4 GiB; values begin at
+/// addresses that are multiples of 8. Keys are shorter than 256 MiB. Space of removed records is used again, and pages that removals leave
+/// mostly empty are emptied and freed, a few records a removal.
+#[derive(Debug)]
+pub struct PointTable {
+    value_width: usize,
+    index: Index,
+    log: Log,
+    account: Account,
+    /// Scans that wait to be continued: nothing may move meanwhile.
+    open_scans: Cell<usize>,
+}
+
+impl PointTable {
+    pub(crate) fn new(value_width: usize, layout: &TableLayout, account: Account) -> Self {
+        assert!(value_width <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
+        let mut table =
+            Self { value_width, index: Index::new(layout), log: Log::new(layout), account, open_scans: Cell::new(0) };
+        table.settle();
+        table
+    }
+
+    #[inline(always)]
+    fn settle(&mut self) {
+        self.account.settle(size_of::<Self>() + self.log.allocated_bytes() + self.index.allocated_bytes());
+    }
+
+    #[inline(always)]
+    fn locate(&self, hash: u64, key: &[u8]) -> Option<u64> {
+        self.index.find(hash, |address| self.log.is_key(address, hash, key))
+    }
+
+    /// A new record that is in the index. The key isn't there yet.
+    fn add(&mut self, hash: u64, key: &[u8], value_len: usize) -> u64 {
+        assert!(key.len() <= KEY_BYTES_MAX, "a key is shorter than 256 MiB");
+        let address = self.log.append(hash, key, value_len);
+        let log = &self.log;
+        self.index.insert(hash, address, |at| log.hash(at), |at| log.prefetch(at));
+        address
+    }
+
+    /// Asks for the memory that keys a little further on will need.
+    #[inline(always)]
+    fn look_ahead(&self, keys: &KeyBatch<'_>, i: usize) {
+        if let Some(hash) = keys.hashes.get(i + BUCKETS_AHEAD) {
+            self.index.prefetch(*hash);
+        }
+        if let Some(hash) = keys.hashes.get(i + RECORDS_AHEAD) {
+            self.log.prefetch(self.index.candidate(*hash));
+        }
+    }
+
+    /// Asks for the memory that the first keys of a batch will need.
+    fn look_at_first(&self, keys: &KeyBatch<'_>) {
+        if keys.len() < 2 {
+            return;
+        }
+        for hash in keys.hashes.iter().take(BUCKETS_AHEAD) {
+            self.index.prefetch(*hash);
+        }
+        for hash in keys.hashes.iter().take(RECORDS_AHEAD) {
+            self.log.prefetch(self.index.candidate(*hash));
+        }
+    }
+
+    /// Finds each key, or makes it with a value of zeros; one entry a key, in order. A key that stands twice gets the same record.
+    pub fn entries(&mut self, keys: &KeyBatch<'_>, out: &mut Vec<Entry>) {
+        out.reserve(keys.len());
+        self.look_at_first(keys);
+        for i in 0..keys.len() {
+            self.look_ahead(keys, i);
+            out.push(self.entry(keys.hashes[i], keys.key(i)));
+        }
+        self.settle();
+    }
+
+    #[inline(always)]
+    fn entry(&mut self, hash: u64, key: &[u8]) -> Entry {
+        match self.locate(hash, key) {
+            Some(at) => Entry { record: RecordRef(at), is_new: false },
+            None => Entry { record: RecordRef(self.add(hash, key, self.value_width)), is_new: true },
+        }
+    }
+
+    /// Finds each key.
+    pub fn find(&self, keys: &KeyBatch<'_>, out: &mut Vec<Option<RecordRef>>) {
+        out.reserve(keys.len());
+        self.look_at_first(keys);
+        for i in 0..keys.len() {
+            self.look_ahead(keys, i);
+            out.push(self.locate(keys.hashes[i], keys.key(i)).map(RecordRef));
+        }
+    }
+
+    /// The key of a record.
+    #[must_use]
+    #[inline(always)]
+    pub fn key(&self, record: RecordRef) -> &[u8] {
+        self.log.key(record.0)
+    }
+
+    /// The hash of a record's key.
+    #[must_use]
+    #[inline(always)]
+    pub fn hash(&self, record: RecordRef) -> u64 {
+        self.log.hash(record.0)
+    }
+
+    /// The value of a record.
+    #[must_use]
+    #[inline(always)]
+    pub fn value(&self, record: RecordRef) -> &[u8] {
+        self.log.value(record.0)
+    }
+
+    /// The value of a record, to change in place.
+    #[inline(always)]
+    pub fn value_mut(&mut self, record: RecordRef) -> &mut [u8] {
+        self.log.value_mut(record.0)
+    }
+
+    /// Sets the value of `key`, of any length; the record may move.
+    pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8]) -> RecordRef {
+        assert!(value.len() <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
+        let address = match self.locate(hash, key) {
+            Some(at) if self.log.lengths(at).value() == value.len() => at,
+            Some(at) => {
+                self.index.remove(hash, at);
+                self.log.free(at);
+                self.compact();
+                self.add(hash, key, value.len())
+            }
+            None => self.add(hash, key, value.len()),
+        };
+        self.log.value_mut(address).copy_from_slice(value);
+        self.settle();
+        RecordRef(address)
+    }
+
+    /// The value of `key`.
+    #[must_use]
+    pub fn get(&self, hash: u64, key: &[u8]) -> Option<&[u8]> {
+        self.locate(hash, key).map(|at| self.log.value(at))
+    }
+
+    /// Forgets `key`; whether it was there.
+    pub fn remove(&mut self, hash: u64, key: &[u8]) -> bool {
+        let Some(at) = self.locate(hash, key) else { return false };
+        self.index.remove(hash, at);
+        self.log.free(at);
+        self.compact();
+        self.settle();
+        true
+    }
+
+    /// Forgets all keys and frees what they took.
+    pub fn clear(&mut self) {
+        self.index.clear();
+        self.log.clear();
+        self.open_scans.set(0);
+        self.settle();
+    }
+
+    fn compact(&mut self) {
+        if self.open_scans.get() == 0 && self.log.is_wasteful() {
+            let index = &mut self.index;
+            self.log.compact_step(COMPACTION_VISITS, |hash, from, to| {
+                let found = index.replace(hash, from, to);
+                debug_assert!(found, "a live record is in the index");
+            });
+        }
+    }
+
+    /// Appends up to `max` live records to `out`, going on behind `cursor` (0 at first); the next cursor, or `None` at the end. Records
+    /// made meanwhile may or may not be seen, all others are seen once, whatever is removed meanwhile; `put` with another length makes a
+    /// record anew. A scan that isn't continued to its end must be given up with [`end_scan`](Self::end_scan), or pages stay uncompacted.
+    pub fn scan(&self, cursor: u64, max: usize, out: &mut Vec<RecordRef>) -> Option<u64> {
+        let next = self.log.scan(cursor, max, |at| out.push(RecordRef(at)));
+        match (cursor, next) {
+            (0, Some(_)) => self.open_scans.set(self.open_scans.get() + 1),
+            (1.., None) => self.end_scan(),
+            _ => {}
+        }
+        next
+    }
+
+    /// Gives up a scan that returned a cursor and won't be continued.
+    pub fn end_scan(&self) {
+        self.open_scans.set(self.open_scans.get().saturating_sub(1));
+    }
+
+    /// How many keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.len() == 0
+    }
+
+    /// The memory the table holds, with its index.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.account.used_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TINY: TableLayout =
+        TableLayout { page_bits: 9, index_bits: 1, segment_bits: 3, tag_bits: 2, block_bits: 7, chunk_blocks: 4 };
+
+    fn table(width: usize, layout: &TableLayout) -> PointTable {
+        PointTable::new(width, layout, Account::new(Arc::new(AtomicUsize::new(0))))
+    }
+
+    /// Any function of the key will do; this one makes collisions of whole hashes common.
+    fn hash_of(key: &[u8], hash_bits: u32) -> u64 {
+        let mixed = key.iter().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3));
+        let mixed = mixed ^ (mixed >> 29);
+        if hash_bits == 64 { mixed } else { (mixed & ((1 << hash_bits) - 1)).wrapping_mul(0x0001_0001_0001_0001) }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Entries(Vec<Vec<u8>>, u8),
+        Find(Vec<Vec<u8>>),
+        Put(Vec<u8>, Vec<u8>),
+        Remove(Vec<Vec<u8>>),
+        RemoveWhere(u8, u8),
+        Scan(usize),
+        Clear,
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            6 => (0_u64..400).prop_map(|k| k.to_be_bytes().to_vec()),
+            3 => prop::collection::vec(any::<u8>(), 0..4),
+            1 => (0_usize..5, any::<u8>()).prop_map(|(n, b)| vec![b; n * 37]),
+        ]
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let keys = || prop::collection::vec(key(), 0..60);
+        prop_oneof![
+            20 => (keys(), any::<u8>()).prop_map(|(k, b)| Op::Entries(k, b)),
+            5 => keys().prop_map(Op::Find),
+            10 => (key(), prop::collection::vec(any::<u8>(), 0..70)).prop_map(|(k, v)| Op::Put(k, v)),
+            2 => (key(), 0_usize..2000).prop_map(|(k, n)| Op::Put(k, vec![7; n])),
+            10 => keys().prop_map(Op::Remove),
+            4 => (1_u8..4, 0_u8..4).prop_map(|(m, r)| Op::RemoveWhere(m, r)),
+            4 => (1_usize..50).prop_map(Op::Scan),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    struct Batch {
+        bytes: Vec<u8>,
+        offsets: Vec<u32>,
+        hashes: Vec<u64>,
+    }
+
+    fn batch(keys: &[Vec<u8>], hash_bits: u32) -> Batch {
+        let mut offsets = vec![0];
+        offsets.extend(keys.iter().scan(0, |at, k| {
+            *at += k.len() as u32;
+            Some(*at)
+        }));
+        Batch { bytes: keys.concat(), offsets, hashes: keys.iter().map(|k| hash_of(k, hash_bits)).collect() }
+    }
+
+    impl Batch {
+        fn as_batch(&self) -> KeyBatch<'_> {
+            KeyBatch { bytes: &self.bytes, offsets: &self.offsets, hashes: &self.hashes }
+        }
+    }
+
+    fn run(width: usize, hash_bits: u32, layout: &TableLayout, ops: Vec<Op>) {
+        let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let mut table = table(width, layout);
+        for op in ops {
+            match op {
+                Op::Entries(keys, byte) => {
+                    let batch = batch(&keys, hash_bits);
+                    let mut out = Vec::new();
+                    table.entries(&batch.as_batch(), &mut out);
+                    assert_eq!(out.len(), keys.len());
+                    for (key, entry) in keys.iter().zip(&out) {
+                        assert_eq!(entry.is_new, !model.contains_key(key), "{key:?}");
+                        let expected = model.entry(key.clone()).or_insert_with(|| vec![0; width]);
+                        if entry.is_new {
+                            assert!(table.value(entry.record).len() == width);
+                        }
+                        assert_eq!(table.key(entry.record), key);
+                        assert_eq!(table.hash(entry.record), hash_of(key, hash_bits));
+                        assert_eq!(table.value(entry.record), expected);
+                        assert_eq!(table.value(entry.record).as_ptr() as usize % 8, 0);
+                        if let Some(last) = expected.last_mut() {
+                            *last = byte;
+                            *table.value_mut(entry.record).last_mut().unwrap() = byte;
+                        }
+                    }
+                }
+                Op::Find(keys) => {
+                    let batch = batch(&keys, hash_bits);
+                    let mut out = Vec::new();
+                    table.find(&batch.as_batch(), &mut out);
+                    let found: Vec<_> = out.iter().map(|r| r.map(|r| table.value(r).to_vec())).collect();
+                    let expected: Vec<_> = keys.iter().map(|k| model.get(k).cloned()).collect();
+                    assert_eq!(found, expected);
+                }
+                Op::Put(key, value) => {
+                    let record = table.put(hash_of(&key, hash_bits), &key, &value);
+                    assert_eq!((table.key(record), table.value(record)), (key.as_slice(), value.as_slice()));
+                    model.insert(key, value);
+                }
+                Op::Remove(keys) => {
+                    for key in keys {
+                        assert_eq!(table.remove(hash_of(&key, hash_bits), &key), model.remove(&key).is_some(), "{key:?}");
+                    }
+                }
+                Op::RemoveWhere(modulus, rest) => {
+                    let gone: Vec<_> = model.keys().filter(|k| k.last().unwrap_or(&0) % modulus == rest).cloned().collect();
+                    for key in gone {
+                        assert!(table.remove(hash_of(&key, hash_bits), &key));
+                        model.remove(&key);
+                    }
+                }
+                Op::Scan(max) => {
+                    // Removes every second record as it goes, as operators that close groups do.
+                    let (mut cursor, mut seen) = (Some(0), Vec::new());
+                    let mut expected: Vec<_> = model.keys().cloned().collect();
+                    while let Some(at) = cursor {
+                        let mut out = Vec::new();
+                        cursor = table.scan(at, max, &mut out);
+                        assert!(out.len() <= max);
+                        let keys: Vec<_> = out.iter().map(|r| table.key(*r).to_vec()).collect();
+                        for (i, key) in keys.into_iter().enumerate() {
+                            assert_eq!(Some(table.value(out[i])), model.get(&key).map(Vec::as_slice));
+                            seen.push(key);
+                        }
+                        for key in seen.iter().skip(seen.len().saturating_sub(max)).step_by(2) {
+                            assert_eq!(table.remove(hash_of(key, hash_bits), key), model.remove(key).is_some());
+                        }
+                    }
+                    seen.sort();
+                    expected.sort();
+                    assert_eq!(seen, expected, "a scan sees each record once");
+                }
+                Op::Clear => {
+                    table.clear();
+                    model.clear();
+                }
+            }
+            table.log.check();
+            assert_eq!(table.len(), model.len());
+            assert_eq!(
+                table.used_bytes(),
+                size_of::<PointTable>() + table.log.allocated_bytes() + table.index.allocated_bytes()
+            );
+        }
+        for (key, value) in &model {
+            assert_eq!(table.get(hash_of(key, hash_bits), key), Some(value.as_slice()));
+        }
+        assert_eq!(table.open_scans.get(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+        #[test]
+        fn behaves_as_a_map_with_tiny_pages_few_tag_bits_and_colliding_hashes(
+            width in prop_oneof![Just(0_usize), Just(8), Just(13), Just(40)],
+            hash_bits in prop_oneof![Just(64_u32), Just(6), Just(1)],
+            page_bits in 9_u8..12,
+            ops in prop::collection::vec(op(), 1..60),
+        ) {
+            run(width, hash_bits, &TableLayout { page_bits, ..TINY }, ops);
+        }
+
+        #[test]
+        fn behaves_as_a_map_in_its_usual_layout(ops in prop::collection::vec(op(), 1..60)) {
+            run(16, 64, &TableLayout::default(), ops);
+        }
+    }
+
+    #[test]
+    fn memory_stays_bounded_while_records_of_all_lengths_come_and_go() {
+        let mut table = table(8, &TableLayout { page_bits: 14, ..TableLayout::default() });
+        let mut seed = 1_u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize
+        };
+        let mut live: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut live_bytes = 0;
+        for round in 0..400_000_u64 {
+            // The usual length drifts, so that freed space seldom fits what comes next.
+            let len = 16 + random() % (16 + (round / 1000) as usize);
+            let key = (random() % 3000) as u64;
+            if random().is_multiple_of(2) {
+                table.put(hash_of(&key.to_be_bytes(), 64), &key.to_be_bytes(), &vec![1; len]);
+                live_bytes += len + 24;
+                live_bytes -= live.insert(key, len).map_or(0, |old| old + 24);
+            } else {
+                assert_eq!(table.remove(hash_of(&key.to_be_bytes(), 64), &key.to_be_bytes()), live.contains_key(&key));
+                live_bytes -= live.remove(&key).map_or(0, |old| old + 24);
+            }
+            if round > 10_000 {
+                assert!(table.used_bytes() < 2 * live_bytes + 150_000, "{} B for {live_bytes} B in round {round}", table.used_bytes());
+            }
+        }
+        table.log.check();
+        for key in 0..3000_u64 {
+            table.remove(hash_of(&key.to_be_bytes(), 64), &key.to_be_bytes());
+        }
+        assert!(table.is_empty() && table.used_bytes() < 100_000, "{} B when empty", table.used_bytes());
+    }
+
+    #[test]
+    fn a_small_table_costs_little_and_a_dropped_one_nothing() {
+        let shard_bytes = Arc::new(AtomicUsize::new(0));
+        let tables: Vec<_> = (0..100)
+            .map(|i: u64| {
+                let mut table = PointTable::new(8, &TableLayout::default(), Account::new(Arc::clone(&shard_bytes)));
+                table.put(i, b"key", b"12345678");
+                table
+            })
+            .collect();
+        let used = shard_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(used < 100 * 2560, "{used}");
+        assert_eq!(used, tables.iter().map(PointTable::used_bytes).sum::<usize>());
+        drop(tables);
+        assert_eq!(shard_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_abandoned_scan_holds_compaction_back_until_it_is_ended() {
+        let mut table = table(8, &TINY);
+        let keys: Vec<_> = (0..2000_u64).map(|k| k.to_be_bytes().to_vec()).collect();
+        let batch = batch(&keys, 64);
+        table.entries(&batch.as_batch(), &mut Vec::new());
+        assert!(table.scan(0, 1, &mut Vec::new()).is_some());
+        let full = table.log.allocated_bytes();
+        for key in &keys[..1900] {
+            table.remove(hash_of(key, 64), key);
+        }
+        assert!(table.log.allocated_bytes() >= full);
+        table.end_scan();
+        for key in &keys[1900..] {
+            table.remove(hash_of(key, 64), key);
+        }
+        assert!(table.log.allocated_bytes() < full);
+    }
+}

@@ -1,0 +1,157 @@
+//! The only module with `unsafe` code: zeroed, cache-line aligned memory, on huge pages where it is large, and prefetch hints.
+//!
+//! Everything above works on the slices handed out here, with bounds checks, so no mistake elsewhere can touch foreign memory.
+#![allow(unsafe_code, reason = "memory of tables: mapping, alignment, prefetch; each block argues its safety")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ptr::NonNull;
+use std::slice;
+
+/// Size and alignment of a huge page. Buffers of at least this size are mapped, smaller ones come from the allocator.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Alignment of every buffer: a cache line.
+const ALIGNMENT: usize = 64;
+
+/// Owned memory, zero at first, aligned to 64 bytes, a multiple of 64 bytes long.
+pub(crate) struct Buffer {
+    start: NonNull<u64>,
+    bytes: usize,
+    mapped: bool,
+}
+
+// SAFETY: a Buffer owns its memory alone and hands it out only by the borrow rules of its own `&` and `&mut`; `u64` is Send and Sync.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; `&Buffer` gives only `&[u64]` and `&[u8]`.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// At least `bytes` (> 0) of zeros.
+    pub(crate) fn zeroed(bytes: usize) -> Self {
+        let bytes = bytes.max(1).next_multiple_of(ALIGNMENT);
+        if bytes >= HUGE_PAGE_BYTES
+            && let Some(start) = map(bytes)
+        {
+            return Self { start, bytes, mapped: true };
+        }
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout's size is not zero: it is at least ALIGNMENT.
+        let start = unsafe { alloc_zeroed(layout) }.cast::<u64>();
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Self { start, bytes, mapped: false }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes, ALIGNMENT).expect("a size below isize::MAX: no address space holds more")
+    }
+
+    /// How long it is.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// As bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `start` points at `bytes` initialised bytes that live as long as self; `&self` excludes writers.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().cast::<u8>(), self.bytes) }
+    }
+
+    /// As bytes, to write.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `&mut self` excludes everybody else.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr().cast::<u8>(), self.bytes) }
+    }
+
+    /// As words.
+    pub(crate) fn words(&self) -> &[u64] {
+        // SAFETY: `start` is aligned to 64 bytes and `bytes` a multiple of 8; any bits are a u64; otherwise as in `bytes`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.bytes / 8) }
+    }
+
+    /// As words, to write.
+    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
+        // SAFETY: as in `words`; `&mut self` excludes everybody else.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes / 8) }
+    }
+
+    /// Asks the processor for the cache line at `offset`; a hint, whatever the offset.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, offset: usize) {
+        let at = self.start.as_ptr().cast::<u8>().wrapping_add(offset);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: a prefetch never faults and changes no state that the program can see, at any address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast::<i8>());
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = at;
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.mapped {
+            // SAFETY: `start` and `bytes` are what `map` returned; nobody borrows the buffer any more. munmap of an existing range can only
+            // fail for a lack of kernel memory when it splits a mapping; the range leaks then, which is safe.
+            let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+        } else {
+            // SAFETY: allocated in `zeroed` with this very layout.
+            unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.bytes)) };
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} B{})", self.bytes, if self.mapped { ", mapped" } else { "" })
+    }
+}
+
+/// Maps `bytes` (a multiple of 64), aligned to a huge page, and asks for huge pages; `None` where the system refuses.
+#[cfg(not(miri))]
+fn map(bytes: usize) -> Option<NonNull<u64>> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    let bytes = bytes.next_multiple_of(4096);
+    let whole = bytes.checked_add(HUGE_PAGE_BYTES)?;
+    // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice aliases nothing.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }.ok()?;
+    let lead = start.align_offset(HUGE_PAGE_BYTES).min(HUGE_PAGE_BYTES);
+    let (aligned, tail) = (start.wrapping_byte_add(lead), HUGE_PAGE_BYTES - lead);
+    // SAFETY: both ranges are page-aligned parts of the fresh mapping outside of the aligned part that is kept; a failure leaks address space.
+    unsafe {
+        if lead > 0 {
+            let _ = munmap(start, lead);
+        }
+        if tail > 0 {
+            let _ = munmap(aligned.wrapping_byte_add(bytes), tail);
+        }
+    }
+    // SAFETY: the range is ours; huge pages are advice, and a kernel without them refuses harmlessly.
+    let _ = unsafe { madvise(aligned, bytes, Advice::LinuxHugepage) };
+    NonNull::new(aligned.cast())
+}
+
+#[cfg(miri)]
+fn map(_bytes: usize) -> Option<NonNull<u64>> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_aligned_and_writable_to_the_last_byte() {
+        for bytes in [1, 63, 64, 4096, HUGE_PAGE_BYTES - 1, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + 4160, 3 * HUGE_PAGE_BYTES] {
+            let mut buffer = Buffer::zeroed(bytes);
+            assert!(buffer.len() >= bytes && buffer.len().is_multiple_of(64));
+            assert_eq!(buffer.bytes().as_ptr() as usize % 64, 0);
+            assert!(buffer.words().iter().all(|w| *w == 0));
+            buffer.bytes_mut()[bytes - 1] = 7;
+            buffer.words_mut()[0] |= 1 << 40;
+            buffer.prefetch(bytes * 10);
+            assert_eq!(buffer.bytes()[5], if bytes == 6 { 7 } else { 1 });
+            assert_eq!(buffer.bytes()[bytes - 1], 7);
+        }
+    }
+}
