@@ -245,7 +245,9 @@ fn ordered(count: usize) {
             map.insert(key.to_vec(), key[..8].to_vec());
         }
     });
-    report("BTreeMap: get, random", count, |from, len| keys[from..from + len].iter().for_each(|k| sum += map[k.as_slice()].len()));
+    report("BTreeMap: get, random", count, |from, len| {
+        keys[from..from + len].iter().for_each(|k| sum += map[k.as_slice()].len())
+    });
     let start = Instant::now();
     sum += map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
     println!("BTreeMap: scan of all: {:.1} ns/entry", start.elapsed().as_nanos() as f64 / count as f64);

@@ -114,7 +114,8 @@ fn map(bytes: usize) -> Option<NonNull<u64>> {
     let bytes = bytes.next_multiple_of(4096);
     let whole = bytes.checked_add(HUGE_PAGE_BYTES)?;
     // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice aliases nothing.
-    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }.ok()?;
+    let start =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), whole, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }.ok()?;
     let lead = start.align_offset(HUGE_PAGE_BYTES).min(HUGE_PAGE_BYTES);
     let (aligned, tail) = (start.wrapping_byte_add(lead), HUGE_PAGE_BYTES - lead);
     // SAFETY: both ranges are page-aligned parts of the fresh mapping outside of the aligned part that is kept; a failure leaks address space.

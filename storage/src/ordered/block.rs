@@ -107,7 +107,9 @@ impl Block {
             self.entries.clear();
         }
         let at = u32::try_from(self.entries.len()).expect("a block is shorter than 4 GiB: only its first entry can be large");
-        let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("keys and values were checked to be shorter than 4 GiB").to_le_bytes();
+        let length = |bytes: &[u8]| {
+            u32::try_from(bytes.len()).expect("keys and values were checked to be shorter than 4 GiB").to_le_bytes()
+        };
         self.entries.extend_from_slice(&length(key));
         self.entries.extend_from_slice(&length(value));
         self.entries.extend_from_slice(key);

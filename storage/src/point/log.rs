@@ -561,7 +561,11 @@ impl Log {
                 linked += usize::from(lengths.is(LINKED));
                 at += lengths.size();
             }
-            assert!(at <= page.used && at + RECORD_BYTES_MIN > page.used, "records of page {page_no} end at {at}, used {}", page.used);
+            assert!(
+                at <= page.used && at + RECORD_BYTES_MIN > page.used,
+                "records of page {page_no} end at {at}, used {}",
+                page.used
+            );
             assert_eq!(live, page.live, "live bytes of page {page_no}");
             live_total += live;
         }

@@ -101,8 +101,7 @@ pub struct PointTable {
 impl PointTable {
     pub(crate) fn new(value_width: usize, layout: &TableLayout, account: Account) -> Self {
         assert!(value_width <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
-        let mut table =
-            Self { value_width, index: Index::new(layout), log: Log::new(layout), account, open_scans: Cell::new(0) };
+        let mut table = Self { value_width, index: Index::new(layout), log: Log::new(layout), account, open_scans: Cell::new(0) };
         table.settle();
         table
     }
@@ -453,10 +452,7 @@ mod tests {
             }
             table.log.check();
             assert_eq!(table.len(), model.len());
-            assert_eq!(
-                table.used_bytes(),
-                size_of::<PointTable>() + table.log.allocated_bytes() + table.index.allocated_bytes()
-            );
+            assert_eq!(table.used_bytes(), size_of::<PointTable>() + table.log.allocated_bytes() + table.index.allocated_bytes());
         }
         for (key, value) in &model {
             assert_eq!(table.get(hash_of(key, hash_bits), key), Some(value.as_slice()));
@@ -506,7 +502,11 @@ mod tests {
                 live_bytes -= live.remove(&key).map_or(0, |old| old + 24);
             }
             if round > 10_000 {
-                assert!(table.used_bytes() < 2 * live_bytes + 150_000, "{} B for {live_bytes} B in round {round}", table.used_bytes());
+                assert!(
+                    table.used_bytes() < 2 * live_bytes + 150_000,
+                    "{} B for {live_bytes} B in round {round}",
+                    table.used_bytes()
+                );
             }
         }
         table.log.check();
