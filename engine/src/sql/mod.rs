@@ -21,6 +21,7 @@ mod options;
 mod parser;
 mod query;
 mod rewrite;
+mod spelling;
 mod statement;
 mod syntax_error;
 mod table;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 
 pub use ast::{Script, Statement, StatementKind};
 pub use dialect::TideraceDialect;
+pub use keyword::closest as closest_name;
 pub use tokens::{span_of, span_of_node};
 
 use crate::error::Diagnostics;

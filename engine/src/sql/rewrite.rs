@@ -1,12 +1,13 @@
 //! What is done to a statement's syntax tree right after parsing, so that the planner sees one form of each thing:
-//! `INTERVAL` literals become texts with units; old group windows become window table functions.
+//! `INTERVAL` literals become texts with units; old group windows become window table functions; functions that are only another
+//! spelling of an expression become that expression.
 
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{Expr, Query, Visit, VisitMut, VisitorMut};
 
 use super::ast::{ColumnKind, Statement, StatementKind};
-use super::{group_window, interval};
+use super::{group_window, interval, spelling};
 use crate::error::Diagnostic;
 
 /// Rewrites every query and expression of `statement`. All errors found come back; the statement is only good without.
@@ -73,6 +74,8 @@ impl VisitorMut for Rewriter<'_> {
             if let Err(error) = interval::normalize(literal) {
                 self.errors.push(error);
             }
+        } else if let Err(error) = spelling::rewrite(expr) {
+            self.errors.push(error);
         }
         ControlFlow::Continue(())
     }

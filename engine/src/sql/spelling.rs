@@ -1,0 +1,149 @@
+//! Functions and casts that are another way to write an expression: `IF`, `MOD`, `LOCATE`, `TIMESTAMPADD`, `FLOOR(ts TO DAY)`,
+//! `CAST(x AS VARCHAR(n))`, `UNIX_TIMESTAMP()`.
+
+use sqlparser::ast::helpers::attached_token::AttachedToken;
+use sqlparser::ast::{
+    BinaryOperator, CaseWhen, CastKind, CeilFloorKind, CharacterLength, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, Interval, ObjectNamePart, Value,
+};
+use sqlparser::tokenizer::Span as TokenSpan;
+
+use super::group_window::call;
+use super::tokens::span_of;
+use crate::error::{Code, Diagnostic, Result};
+
+/// Brings `expr` into the spelling that is planned; leaves all others alone.
+pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
+    match expr {
+        Expr::Function(function) => {
+            let Some((name, args)) = plain(function) else { return Ok(()) };
+            if let Some(new) = function_as_expr(&name, args)? {
+                *expr = new;
+            }
+        }
+        Expr::Floor { expr: inner, field: CeilFloorKind::DateTimeField(field) } => {
+            let unit = text(&field.to_string().to_ascii_lowercase(), TokenSpan::empty());
+            *expr = call("date_trunc", TokenSpan::empty(), vec![unit, inner.as_ref().clone()]);
+        }
+        // The standard cuts what is too long, and so says the length something.
+        Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon | CastKind::TryCast, data_type, .. } => {
+            let (DataType::Varchar(length)
+            | DataType::CharacterVarying(length)
+            | DataType::CharVarying(length)
+            | DataType::Char(length)
+            | DataType::Character(length)) = data_type
+            else {
+                return Ok(());
+            };
+            let Some(CharacterLength::IntegerLength { length: characters, .. }) = *length else { return Ok(()) };
+            *length = None;
+            // Longer than any text can be.
+            if characters < i32::MAX as u64 {
+                let number = Expr::Value(Value::Number(characters.to_string(), false).with_empty_span());
+                let cast = std::mem::replace(expr, Expr::Value(Value::Null.with_empty_span()));
+                *expr = call("left", TokenSpan::empty(), vec![cast, number]);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// An unquoted name and the arguments of a call without further clauses.
+fn plain(function: &Function) -> Option<(Ident, &[FunctionArg])> {
+    let [ObjectNamePart::Identifier(name)] = function.name.0.as_slice() else { return None };
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let is_plain =
+        name.quote_style.is_none() && list.clauses.is_empty() && list.duplicate_treatment.is_none() && function.over.is_none();
+    is_plain.then(|| (name.clone(), list.args.as_slice()))
+}
+
+fn text(value: &str, span: TokenSpan) -> Expr {
+    Expr::Value(Value::SingleQuotedString(value.to_owned()).with_span(span))
+}
+
+fn function_as_expr(name: &Ident, args: &[FunctionArg]) -> Result<Option<Expr>> {
+    let span = name.span;
+    let args: Option<Vec<&Expr>> = args
+        .iter()
+        .map(|arg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+            _ => None,
+        })
+        .collect();
+    let Some(args) = args else { return Ok(None) };
+    Ok(match (name.value.to_ascii_uppercase().as_str(), args.as_slice()) {
+        ("IF", [condition, then, otherwise]) => Some(Expr::Case {
+            case_token: AttachedToken::empty(),
+            end_token: AttachedToken::empty(),
+            operand: None,
+            conditions: vec![CaseWhen { condition: (*condition).clone(), result: (*then).clone() }],
+            else_result: Some(Box::new((*otherwise).clone())),
+        }),
+        ("MOD", [a, b]) => {
+            let nested = |expr: &Expr| Box::new(Expr::Nested(Box::new(expr.clone())));
+            let modulo = Expr::BinaryOp { left: nested(a), op: BinaryOperator::Modulo, right: nested(b) };
+            Some(Expr::Nested(Box::new(modulo)))
+        }
+        ("LOCATE", [part, whole]) => Some(call("strpos", span, vec![(*whole).clone(), (*part).clone()])),
+        ("UNIX_TIMESTAMP", []) => Some(call("unix_timestamp", span, vec![call("now", span, Vec::new())])),
+        ("TIMESTAMPDIFF", [Expr::Identifier(unit), from, to]) => {
+            Some(call("timestampdiff", span, vec![text(&unit.value, unit.span), (*from).clone(), (*to).clone()]))
+        }
+        ("TIMESTAMPADD", [Expr::Identifier(unit), count, time]) => {
+            let upper = unit.value.to_ascii_uppercase();
+            let singular = upper.strip_suffix('S').unwrap_or(&upper);
+            let one = match singular {
+                "MICROSECOND" | "MILLISECOND" | "SECOND" | "MINUTE" | "HOUR" | "DAY" | "MONTH" | "YEAR" => {
+                    format!("1 {}", singular.to_ascii_lowercase())
+                }
+                "WEEK" => "7 days".to_owned(),
+                "QUARTER" => "3 months".to_owned(),
+                _ => {
+                    return Err(Diagnostic::new(Code::InvalidArgument, format!("TIMESTAMPADD: {} is no unit", unit.value))
+                        .at(span_of(unit.span))
+                        .hint("the units are SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER and YEAR"));
+                }
+            };
+            Some(Expr::Nested(Box::new(timestamp_add(count, &one, time)?)))
+        }
+        _ => None,
+    })
+}
+
+/// `time + INTERVAL '…'`: the count must be a literal, for an interval can't be multiplied.
+fn timestamp_add(count: &Expr, one: &str, time: &Expr) -> Result<Expr> {
+    let (sign, literal) = match count {
+        Expr::UnaryOp { op: sqlparser::ast::UnaryOperator::Minus, expr } => (-1, expr.as_ref()),
+        other => (1, other),
+    };
+    let number = match literal {
+        Expr::Value(value) => match &value.value {
+            Value::Number(number, _) => number.parse::<i64>().ok(),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(number) = number else {
+        return Err(Diagnostic::new(Code::Unsupported, format!("TIMESTAMPADD: `{count}` is no whole number written out"))
+            .at(super::tokens::span_of_node(count))
+            .hint("add an interval instead: time + INTERVAL '1' DAY"));
+    };
+    let (unit_count, unit) = one.split_once(' ').unwrap_or(("1", one));
+    let total = unit_count.parse::<i64>().unwrap_or(1).checked_mul(number * sign);
+    let Some(total) = total else {
+        return Err(Diagnostic::new(Code::InvalidArgument, format!("TIMESTAMPADD: {number} is too many")));
+    };
+    let interval = Expr::Interval(Interval {
+        value: Box::new(text(&format!("{total} {unit}"), TokenSpan::empty())),
+        leading_field: None,
+        leading_precision: None,
+        last_field: None,
+        fractional_seconds_precision: None,
+    });
+    Ok(Expr::BinaryOp {
+        left: Box::new(Expr::Nested(Box::new(time.clone()))),
+        op: BinaryOperator::Plus,
+        right: Box::new(interval),
+    })
+}
