@@ -168,7 +168,8 @@ fn within(options: &Options, key: &str, default: u64, min: u64, max: u64) -> Res
     }
 }
 
-fn parse_start_ms(text: &str) -> Option<i64> {
+/// A UTC timestamp, a date, ms since 1970 or `now`, between the years 1 and 9999.
+pub(super) fn parse_start_ms(text: &str) -> Option<i64> {
     use chrono::{DateTime, NaiveDate, NaiveDateTime};
     let civil = |time: NaiveDateTime| time.and_utc().timestamp_millis();
     let ms = if text.eq_ignore_ascii_case("now") {

@@ -1,5 +1,0 @@
-//! Connector.
-use super::ConnectorSpec;
-/// See [super::registry].
-pub const SPEC: ConnectorSpec =
-    ConnectorSpec { name: "datagen", doc: "", options: &[], takes_format: false, source: None, sink: None, metadata: &[] };
