@@ -1,6 +1,6 @@
 -- q6: the average winning price of each seller's last ten auctions. Flink can't plan it (FLINK-19059).
 CREATE TABLE nexmark_q6 (
-  seller VARCHAR,
+  seller BIGINT,
   avg_price BIGINT
 ) WITH ('connector' = 'blackhole');
 
