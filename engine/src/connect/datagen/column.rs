@@ -241,10 +241,11 @@ impl Column {
                 Arc::new(Int64Array::new(longs(&value).into(), nulls.clone()))
             }
             Values::Decimal { min, max } => {
-                let count = (max - min) as u128 + 1;
+                // 128 bits without sign hold the span of 38 digits on both sides of 0.
+                let count = max.wrapping_sub(*min) as u128 + 1;
                 let value = |n: &u64| {
                     let word = u128::from(random.word_of(*n, 0)) << 64 | u128::from(random.word_of(*n, 1));
-                    min + (word % count) as i128
+                    min.wrapping_add((word % count) as i128)
                 };
                 let array = Decimal128Array::new(numbers.iter().map(value).collect::<Vec<_>>().into(), nulls.clone());
                 Arc::new(array.with_data_type(self.data_type.clone()))
