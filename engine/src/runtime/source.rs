@@ -147,9 +147,14 @@ impl SourceStage {
         self.closed
     }
 
-    /// Rows and bytes read so far.
+    /// Rows and bytes read so far; rows that the reader passed over because nobody wants them count as read.
     pub fn read(&self) -> (u64, u64) {
-        (self.rows_in, self.bytes_in)
+        let left_out = match &self.input {
+            Input::Core(reader) => reader.rows_left_out(),
+            // A reader on a thread of its own counts only what it hands over.
+            Input::Io(_) => 0,
+        };
+        (self.rows_in + left_out, self.bytes_in)
     }
 
     /// Splits opened and finished so far.
