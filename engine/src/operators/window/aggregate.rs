@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use foldhash::HashMap;
 use tiderace_storage::{Entry, KeyBatch, RecordRef, Shard};
 
-use super::assign::{epoch_time_out_of_range, internal, refuse, timestamp_type, timestamps, window_fields, WindowTime};
+use super::assign::{WindowTime, epoch_time_out_of_range, internal, refuse, timestamp_type, timestamps, window_fields};
 use super::fire::Firing;
 use super::panes::{PaneKind, Panes};
 use super::spec::{Refusal, Window, WindowCursor, WindowSpec};
@@ -223,7 +223,7 @@ impl WindowAggregate {
                     if !cursor.holds(ts_us) {
                         if let Err(refusal) = cursor.seek(ts_us) {
                             refuse(&batch.rows, row, refusal, cx.rows)?;
-                                continue;
+                            continue;
                         }
                         routes.turn_to(cursor.slice(), cursor.windows());
                     }
@@ -265,7 +265,8 @@ impl WindowAggregate {
         let rows = take_record_batch(&batch.rows, &UInt32Array::from(late)).map_err(internal)?;
         let zone = if let DataType::Timestamp(_, zone) = &self.window_type { zone.clone() } else { None };
         let now_us = self.now(cx.watermark, cx.time_us);
-        let watermark: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(now_us, rows.num_rows()).with_timezone_opt(zone));
+        let watermark: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from_value(now_us, rows.num_rows()).with_timezone_opt(zone));
         let columns = rows.columns().iter().cloned().chain([watermark]).collect();
         let rows = RecordBatch::try_new(self.late_schema.clone(), columns).map_err(internal)?;
         out.emit(PORT_LATE, DeltaBatch::new(rows, weights));
@@ -332,7 +333,11 @@ impl Operator for WindowAggregate {
         };
         let mut keys = std::mem::take(&mut self.keys);
         if self.plan.keys.is_empty() {
-            keys = Keys { bytes: Vec::new(), offsets: vec![0; batch.num_rows() + 1], hashes: vec![crate::key::hash(&[]); batch.num_rows()] };
+            keys = Keys {
+                bytes: Vec::new(),
+                offsets: vec![0; batch.num_rows() + 1],
+                hashes: vec![crate::key::hash(&[]); batch.num_rows()],
+            };
         } else {
             self.codec.encode(&batch.rows, &mut keys)?;
         }

@@ -135,13 +135,22 @@ impl WindowAggregate {
             let Some(pane) = self.panes.panes.get_mut(&(window.end_us, window.start_us)) else { continue };
             let (touched, before) = (std::mem::take(&mut pane.touched), std::mem::take(&mut pane.before));
             let (table, is_last) = (pane.table, pane.keep_until_us <= now_us);
-            self.firing.actions.push_back(Action::Changes { window, table, touched, before, at: 0, dead: Keys::default(), is_last });
+            self.firing.actions.push_back(Action::Changes {
+                window,
+                table,
+                touched,
+                before,
+                at: 0,
+                dead: Keys::default(),
+                is_last,
+            });
         }
     }
 
     /// Windows with a table of their own.
     fn plan_windows(&mut self, now_us: i64, shard: &mut Shard) {
-        let closed: Vec<_> = self.panes.panes.range(..=(now_us, i64::MAX)).map(|(k, p)| (*k, p.table, p.fired, p.keep_until_us)).collect();
+        let closed: Vec<_> =
+            self.panes.panes.range(..=(now_us, i64::MAX)).map(|(k, p)| (*k, p.table, p.fired, p.keep_until_us)).collect();
         for ((end_us, start_us), table, fired, keep_until_us) in closed {
             let window = Window { start_us, end_us };
             let drops = keep_until_us <= now_us;
@@ -167,7 +176,13 @@ impl WindowAggregate {
         for (end_us, start_us) in closed {
             let window = Window { start_us, end_us };
             let inside = (Bound::Excluded((start_us, i64::MAX)), Bound::Included((end_us, i64::MAX)));
-            let slices: Vec<_> = self.panes.panes.range(inside).filter(|((_, s), _)| *s >= start_us).map(|(k, p)| (*k, p.table, p.keep_until_us)).collect();
+            let slices: Vec<_> = self
+                .panes
+                .panes
+                .range(inside)
+                .filter(|((_, s), _)| *s >= start_us)
+                .map(|(k, p)| (*k, p.table, p.keep_until_us))
+                .collect();
             if is_cumulate {
                 let known = self.panes.prefixes.iter().find(|((_, s), _)| *s == start_us).map(|(_, p)| p.keep_until_us);
                 let Some(until_us) = known.or(slices.first().map(|(_, _, until_us)| *until_us)) else { continue };
@@ -192,8 +207,13 @@ impl WindowAggregate {
                 self.firing.actions.push_back(Action::Fire { window, table: into, cursor: 0, drops: true });
             }
         }
-        let done: Vec<_> =
-            self.panes.panes.range(..=(now_us, i64::MAX)).filter(|(_, p)| p.keep_until_us <= now_us).map(|(k, p)| (*k, p.table)).collect();
+        let done: Vec<_> = self
+            .panes
+            .panes
+            .range(..=(now_us, i64::MAX))
+            .filter(|(_, p)| p.keep_until_us <= now_us)
+            .map(|(k, p)| (*k, p.table))
+            .collect();
         for ((end_us, start_us), table) in done {
             self.panes.forget(shard, PaneKind::Pane, Window { start_us, end_us });
             self.firing.actions.push_back(Action::Drop { table, cursor: 0 });

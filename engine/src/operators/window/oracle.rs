@@ -14,7 +14,9 @@ use crate::batch::{DeltaBatch, Weights};
 use crate::error::{Code, Result};
 use crate::ids::{CoreId, Epoch, NodeId};
 use crate::operators::aggregate::{AggregateCall, AggregateFunction};
-use crate::operators::{EpochMark, OpCx, Operator, Output, PORT_LATE, PORT_MAIN, Progress, RowAccounts, RowPolicy, SLICE_ROWS, Watermark};
+use crate::operators::{
+    EpochMark, OpCx, Operator, Output, PORT_LATE, PORT_MAIN, Progress, RowAccounts, RowPolicy, SLICE_ROWS, Watermark,
+};
 
 /// Time, key, value, weight.
 type Row = (Option<i64>, Option<i64>, i64, i64);
@@ -41,7 +43,9 @@ fn batch(rows: &[Row], spec: Option<WindowSpec>) -> DeltaBatch {
             _ => all.push((*row, None)),
         }
     }
-    let column = |value: &dyn Fn(&(Row, Option<Window>)) -> Option<i64>| Arc::new(TimestampMicrosecondArray::from_iter(all.iter().map(value)));
+    let column = |value: &dyn Fn(&(Row, Option<Window>)) -> Option<i64>| {
+        Arc::new(TimestampMicrosecondArray::from_iter(all.iter().map(value)))
+    };
     let columns: Vec<Arc<dyn Array>> = vec![
         column(&|r| r.0.0),
         Arc::new(Int64Array::from_iter(all.iter().map(|r| r.0.1))),
@@ -90,7 +94,8 @@ impl Bench {
         let mark = EpochMark { epoch: Epoch(0), time_us: 0, watermark: Watermark::MIN, last: false };
         let accounts = RowAccounts { policy: RowPolicy::Skip, node: "WindowAggregate#3".into(), ..RowAccounts::default() };
         let shard = Shard::new(ShardOptions { budget_bytes: 1 << 30 });
-        let mut bench = Self { plan, operator, shard, accounts, mark, net: BTreeMap::new(), late: Vec::new(), call_rows: 0, calls: 0 };
+        let mut bench =
+            Self { plan, operator, shard, accounts, mark, net: BTreeMap::new(), late: Vec::new(), call_rows: 0, calls: 0 };
         bench.operator.open(&mut bench.shard).unwrap();
         bench
     }
@@ -226,7 +231,15 @@ type EpochPlan = (Vec<(i64, Option<i64>, i64)>, Vec<usize>, i64, bool);
 fn epochs() -> impl Strategy<Value = Vec<EpochPlan>> {
     let row = (-20_000_i64..60_000, proptest::option::weighted(0.9, 0_i64..3), -5_i64..6);
     let rows = proptest::collection::vec(row, 0..12);
-    proptest::collection::vec((rows, proptest::collection::vec(any::<prop::sample::Index>().prop_map(|i| i.index(1 << 20)), 0..5), 0_i64..9000, any::<bool>()), 1..12)
+    proptest::collection::vec(
+        (
+            rows,
+            proptest::collection::vec(any::<prop::sample::Index>().prop_map(|i| i.index(1 << 20)), 0..5),
+            0_i64..9000,
+            any::<bool>(),
+        ),
+        1..12,
+    )
 }
 
 fn check(plan: WindowPlan, spec: WindowSpec, epochs: &[EpochPlan]) -> Result<(), TestCaseError> {
@@ -247,7 +260,8 @@ fn check(plan: WindowPlan, spec: WindowSpec, epochs: &[EpochPlan]) -> Result<(),
                 }
             }
         }
-        let accepted = |row: &&Row| spec.assign(row.0.unwrap()).unwrap().iter().all(|w| w.end_us.saturating_add(plan.lateness_us) > before);
+        let accepted =
+            |row: &&Row| spec.assign(row.0.unwrap()).unwrap().iter().all(|w| w.end_us.saturating_add(plan.lateness_us) > before);
         live.extend(rows.iter().filter(|r| r.3 > 0).filter(accepted).copied().collect::<Vec<_>>());
         let last = i + 1 == epochs.len();
         watermark = if last { i64::MAX } else { watermark + step };
@@ -261,7 +275,9 @@ fn check(plan: WindowPlan, spec: WindowSpec, epochs: &[EpochPlan]) -> Result<(),
         }
         for (row, judge) in &bench.late {
             prop_assert_eq!(*judge, before);
-            prop_assert!(spec.assign(row.0.unwrap()).unwrap().iter().any(|w| w.end_us.saturating_add(plan.lateness_us) <= before));
+            prop_assert!(
+                spec.assign(row.0.unwrap()).unwrap().iter().any(|w| w.end_us.saturating_add(plan.lateness_us) <= before)
+            );
         }
         before = watermark;
         if *restart {
@@ -294,7 +310,9 @@ proptest! {
 #[test]
 fn slices_are_shared_where_that_is_possible_and_pays() {
     let shares = |spec, emission, lateness_us| {
-        WindowAggregate::new(&plan(by_column(spec), true, true, emission, lateness_us), NodeId(0), CoreId(0)).unwrap().shares_slices()
+        WindowAggregate::new(&plan(by_column(spec), true, true, emission, lateness_us), NodeId(0), CoreId(0))
+            .unwrap()
+            .shares_slices()
     };
     let hop = WindowSpec::hop_us(2000, 10_000).unwrap();
     assert!(shares(hop, WindowEmission::OnClose, 0));
@@ -323,7 +341,8 @@ fn a_row_within_the_lateness_corrects_its_window() {
     let mut bench = Bench::new(plan(by_column(spec), true, true, WindowEmission::OnClose, 5000));
     bench.epoch(&[batch(&[(Some(5000), Some(1), 7, 1)], None)], 10_000, false);
     bench.epoch(&[batch(&[(Some(5001), Some(1), 3, 1), (Some(5001), Some(2), 3, 1)], None)], 15_000, false);
-    let (old, new, other) = ((Some(1), 0, 10_000, 1, 7, Some(7)), (Some(1), 0, 10_000, 2, 10, Some(3)), (Some(2), 0, 10_000, 1, 3, Some(3)));
+    let (old, new, other) =
+        ((Some(1), 0, 10_000, 1, 7, Some(7)), (Some(1), 0, 10_000, 2, 10, Some(3)), (Some(2), 0, 10_000, 1, 3, Some(3)));
     assert_eq!(bench.net, BTreeMap::from([(old, -1), (new, 1), (other, 1)]));
     bench.epoch(&[batch(&[(Some(5002), Some(1), 1, 1)], None)], 15_000, true);
     assert!(bench.net.is_empty());
@@ -348,7 +367,8 @@ fn windows_of_processing_time_close_by_the_epochs_time_or_the_end() {
 fn rows_without_time_or_out_of_range_are_rejected_and_lose_nothing_else() {
     let spec = WindowSpec::tumble_us(10_000).unwrap();
     let mut bench = Bench::new(plan(by_column(spec), true, true, WindowEmission::OnClose, 0));
-    let rows = [(None, Some(1), 1, 1), (Some(i64::MAX), Some(1), 1, 1), (Some(i64::MIN), Some(1), 1, 1), (Some(-1), Some(1), 4, 1)];
+    let rows =
+        [(None, Some(1), 1, 1), (Some(i64::MAX), Some(1), 1, 1), (Some(i64::MIN), Some(1), 1, 1), (Some(-1), Some(1), 4, 1)];
     bench.epoch(&[batch(&rows, None)], i64::MAX, true);
     assert_eq!(bench.accounts.rejected, [(Code::NullEventTime, 1), (Code::Overflow, 2)]);
     assert_eq!(bench.net, BTreeMap::from([((Some(1), -10_000, 0, 1, 4, Some(4)), 1)]));
