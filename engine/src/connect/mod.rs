@@ -28,6 +28,7 @@ use datafusion::common::ScalarValue;
 use crate::batch::Weights;
 use crate::error::{Code, Result};
 use crate::ids::{CoreId, Epoch, SplitId};
+use crate::operators::Watermark;
 
 pub use options::{OptionSpec, OptionType, Options};
 pub use registry::{ConnectorSpec, TableSpec, connector, connectors};
@@ -70,6 +71,11 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     fn restrict(&self, _column: usize, _values: &[ScalarValue]) -> Option<SourceRef> {
         None
     }
+    /// The number of bytes to read over all cores, when it is known beforehand and rows are not; for progress bars only. May do I/O
+    /// (list files), so call it once, off the cores. Compare with [`SourceReader::bytes_read`].
+    fn bytes_hint(&self) -> Option<u64> {
+        None
+    }
     /// Opens this core's share of the splits. The shares of all cores are disjoint and together the whole input, at any `cores`.
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>>;
 }
@@ -84,6 +90,10 @@ pub trait SourceReader: Send {
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll>;
     /// How many rows it has passed over so far because of [`Source::restrict`]. What was taken in is these and the rows delivered.
     fn rows_left_out(&self) -> u64 {
+        0
+    }
+    /// How many bytes it has read so far, in the unit of [`Source::bytes_hint`]; 0 where bytes have no meaning.
+    fn bytes_read(&self) -> u64 {
         0
     }
 }
@@ -203,6 +213,11 @@ pub trait Sink: std::fmt::Debug + Send + Sync {
 pub trait SinkWriter: Send {
     /// Takes changes of `epoch`.
     fn write(&mut self, epoch: Epoch, changes: &Changes) -> Result<()>;
+    /// The watermark that the mark of the running epoch carries; called before that epoch's `end_epoch`. Only sinks that wait for event
+    /// time (a partition is complete) care.
+    fn watermark(&mut self, _watermark: Watermark) -> Result<()> {
+        Ok(())
+    }
     /// All changes of `epoch` were written. Data need not be durable yet.
     fn end_epoch(&mut self, epoch: Epoch) -> Result<()>;
     /// The job ends in good order: make everything durable and visible. No call follows.

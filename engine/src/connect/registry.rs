@@ -12,11 +12,14 @@ pub struct TableSpec<'a> {
     pub name: &'a str,
     /// For a source: the physical and metadata columns that the plan needs (a subset when the plan needs fewer). For a sink: all columns.
     pub schema: SchemaRef,
+    /// All physical columns of the table as declared, whatever the plan needs: formats without names (`csv`) count them, and a field that
+    /// is not among them is an extra one. For a sink the same as `schema`.
+    pub physical: SchemaRef,
     /// For columns that are `METADATA FROM 'key'`: index in `schema` and key.
     pub metadata: Vec<(usize, String)>,
     /// Indexes of the primary key in `schema`; empty without one.
     pub primary_key: Vec<usize>,
-    /// `PARTITIONED BY`: indexes in `schema`.
+    /// `PARTITIONED BY`: indexes in `physical`.
     pub partitioned_by: Vec<usize>,
     /// The `WITH` options.
     pub options: &'a Options,
