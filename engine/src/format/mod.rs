@@ -1,1 +1,147 @@
-//! Room.
+//! From bytes to rows and back.
+//!
+//! ```text
+//! blocks of bytes ─▶ Decoder::push ─▶ lines / records ─▶ typed column builders ─▶ RecordBatch + weights
+//!                                          └─ what can't be decoded ─▶ Rejected (file, line, excerpt)
+//! ```
+//! A bad record never takes its neighbours with it. A format knows no files: who frames, names and counts bytes is the connector.
+
+pub(crate) mod columns;
+pub(crate) mod json;
+pub(crate) mod lines;
+mod names;
+pub(crate) mod scalar;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::batch::Weights;
+use crate::connect::{OptionSpec, OptionType, Options, Rejected};
+use crate::error::{Code, Diagnostic, Result};
+
+use json::JsonOptions;
+
+/// One format: its options and what it can do.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatSpec {
+    /// The value of `'format' = …`.
+    pub name: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    /// Its options, besides those of the connector and [`COMMON_OPTIONS`].
+    pub options: &'static [OptionSpec],
+    /// Whether its records only ever insert rows.
+    pub is_append_only: bool,
+}
+
+/// Options that all formats of text share.
+pub const COMMON_OPTIONS: &[OptionSpec] = &[OptionSpec {
+    key: "max-record-size",
+    kind: OptionType::Bytes,
+    default: Some("1 MiB"),
+    required: false,
+    doc: "The longest record that a source reads; a longer one is bad.",
+}];
+
+/// All formats, by name.
+#[must_use]
+pub fn formats() -> &'static [FormatSpec] {
+    &[FormatSpec { name: "json", doc: "One JSON object a line.", options: json::OPTIONS, is_append_only: true }]
+}
+
+/// The format of that name, compared without case.
+#[must_use]
+pub fn format(name: &str) -> Option<&'static FormatSpec> {
+    formats().iter().find(|spec| spec.name.eq_ignore_ascii_case(name))
+}
+
+/// A format with its options read and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Format {
+    /// Which, and how.
+    pub kind: FormatKind,
+    /// The longest record that is read, in bytes.
+    pub record_bytes_max: usize,
+}
+
+/// Which format, with its own options.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FormatKind {
+    /// `json`
+    Json(JsonOptions),
+}
+
+/// The least and the greatest `max-record-size`.
+const RECORD_BYTES_RANGE: std::ops::RangeInclusive<u64> = 16..=256 << 20;
+
+impl Format {
+    /// Reads `'format'` and its options.
+    pub fn read(options: &Options) -> Result<Self> {
+        let name = options.required("format").map_err(|e| e.hint(format!("the formats are: {}", names())))?;
+        let Some(spec) = format(name) else {
+            return Err(Diagnostic::new(Code::UnknownFormat, format!("there is no format '{name}'"))
+                .at(options.span("format"))
+                .hint(format!("the formats are: {}", names())));
+        };
+        let kind = match spec.name {
+            "json" => FormatKind::Json(JsonOptions::read(options, "json")?),
+            other => return Err(Diagnostic::new(Code::Internal, format!("format '{other}' has no reader"))),
+        };
+        let record_bytes_max = options.bytes("max-record-size")?.unwrap_or(1 << 20);
+        if !RECORD_BYTES_RANGE.contains(&record_bytes_max) {
+            return Err(options.invalid("max-record-size", "must lie between 16 B and 256 MiB"));
+        }
+        Ok(Self { kind, record_bytes_max: record_bytes_max as usize })
+    }
+
+    /// Whether its records only ever insert rows.
+    #[must_use]
+    pub fn is_append_only(&self) -> bool {
+        match self.kind {
+            FormatKind::Json(_) => true,
+        }
+    }
+
+    /// A decoder to the columns `schema` of a table that has the physical columns `declared`.
+    pub fn decoder(&self, schema: &SchemaRef, declared: &SchemaRef) -> Result<Box<dyn Decoder>> {
+        match &self.kind {
+            FormatKind::Json(options) => {
+                let lines = json::JsonLines::new(schema, declared, *options)?;
+                Ok(Box::new(lines::LineFramer::new(lines, self.record_bytes_max)))
+            }
+        }
+    }
+}
+
+fn names() -> String {
+    formats().iter().map(|spec| spec.name).collect::<Vec<_>>().join(", ")
+}
+
+/// What a decoder made of the bytes since the last call.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The rows, in the order of the input.
+    pub rows: RecordBatch,
+    /// A weight for each.
+    pub weights: Weights,
+    /// The line on which each row's record starts, from 1.
+    pub lines: Vec<i64>,
+    /// Records that are no rows, in the order of the input.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Makes rows of bytes: `begin`, any number of `push`, `end` for each file, and `finish` whenever the caller wants a batch.
+pub trait Decoder: Send {
+    /// A file starts. `origin` is its name in messages.
+    fn begin(&mut self, origin: &str);
+    /// Takes the next bytes of the file; records may be cut anywhere.
+    fn push(&mut self, block: &[u8]);
+    /// The file ends here, and with it its last record.
+    fn end(&mut self);
+    /// How many rows wait, about.
+    fn rows(&self) -> usize;
+    /// How many bad records wait.
+    fn rejections(&self) -> usize;
+    /// Takes all that waits.
+    fn finish(&mut self) -> Result<Decoded>;
+}

@@ -1,0 +1,459 @@
+//! Reads files. A file is a split and is read by one core, from its start to its end; the splits are spread over the cores by size.
+//!
+//! A file is not cut into several splits: its rows keep their order, so that which rows are late does not depend on the number of cores.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+
+use super::compression::{self, Compression};
+use super::listing::{FILES_MAX, FileInfo, Pattern};
+use crate::connect::{
+    CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec,
+};
+use crate::error::{Code, Diagnostic, Result};
+use crate::format::{Decoder, Format};
+use crate::ids::SplitId;
+
+/// What is read from a file at once.
+const BLOCK_BYTES: usize = 256 * 1024;
+/// A poll gives back what it has after so long.
+const POLL_TIME: Duration = Duration::from_millis(50);
+/// A poll gives back what it has after so many bad records, so that they don't pile up.
+const REJECTIONS_MAX: usize = 1024;
+
+/// Where a column of the source comes from.
+#[derive(Clone, Debug, PartialEq)]
+enum ColumnOrigin {
+    /// This column of the decoded batch.
+    Data(usize),
+    /// The part `name=value` of the file's path.
+    Partition(String),
+    /// `file.path`
+    Path,
+    /// `file.name`
+    Name,
+    /// `file.size`
+    Size,
+    /// `file.modification-time`
+    ModificationTime,
+    /// `file.line`
+    Line,
+}
+
+/// The planned source; see [`super::SPEC`].
+#[derive(Debug)]
+pub struct FileSource {
+    shared: Arc<Shared>,
+}
+
+/// What all readers know.
+#[derive(Debug)]
+struct Shared {
+    table: String,
+    pattern: Pattern,
+    schema: SchemaRef,
+    origins: Vec<ColumnOrigin>,
+    /// The columns that come from the files' content.
+    data: SchemaRef,
+    declared: SchemaRef,
+    format: Format,
+    compression: Option<Compression>,
+    monitor_interval: Option<Duration>,
+    /// Made once, by whoever is first, so that all cores share out the same files.
+    splits: OnceLock<Result<Vec<Split>>>,
+}
+
+/// A part of the input that is read in order.
+#[derive(Clone, Debug)]
+struct Split {
+    file: Arc<FileInfo>,
+    /// Its share of the file's bytes, for spreading and progress.
+    bytes: u64,
+}
+
+impl FileSource {
+    /// Plans a source.
+    pub fn plan(spec: &TableSpec<'_>) -> Result<SourceRef> {
+        let options = spec.options;
+        let path = options.required("path")?;
+        let is_recursive = options.bool("source.recursive")?.unwrap_or(true);
+        let pattern = Pattern::parse(path, is_recursive).map_err(|reason| options.invalid("path", reason))?;
+        let format = Format::read(options)?;
+        let compression = options.choice("compression", compression::WORDS)?.and_then(Compression::from_word);
+        let monitor_interval = options.duration("source.monitor-interval")?;
+        if monitor_interval.is_some_and(|interval| interval < Duration::from_millis(1)) {
+            return Err(options.invalid("source.monitor-interval", "must be at least 1 ms"));
+        }
+        let partitions: Vec<&str> = spec.partitioned_by.iter().map(|i| spec.physical.field(*i).name().as_str()).collect();
+        let mut origins = Vec::with_capacity(spec.schema.fields().len());
+        let mut data = Vec::new();
+        for (index, field) in spec.schema.fields().iter().enumerate() {
+            let metadata = spec.metadata.iter().find(|(i, _)| *i == index).map(|(_, key)| key.as_str());
+            origins.push(match metadata {
+                Some(key) => metadata_origin(key, field.data_type())
+                    .map_err(|reason| Diagnostic::new(Code::UnsupportedSchema, format!("column '{}': {reason}", field.name())))?,
+                None if partitions.contains(&field.name().as_str()) => ColumnOrigin::Partition(field.name().clone()),
+                None => {
+                    data.push(Arc::clone(field));
+                    ColumnOrigin::Data(data.len() - 1)
+                }
+            });
+        }
+        let in_files = spec.physical.fields().iter().filter(|f| !partitions.contains(&f.name().as_str())).cloned();
+        let shared = Shared {
+            table: spec.name.to_owned(),
+            pattern,
+            schema: Arc::clone(&spec.schema),
+            origins,
+            data: Arc::new(Schema::new(data)),
+            declared: Arc::new(Schema::new(in_files.collect::<Vec<_>>())),
+            format,
+            compression,
+            monitor_interval,
+            splits: OnceLock::new(),
+        };
+        // Refuses columns that the format can't hold now, not when the first file is opened.
+        shared.format.decoder(&shared.data, &shared.declared)?;
+        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+    }
+}
+
+fn metadata_origin(key: &str, data_type: &DataType) -> std::result::Result<ColumnOrigin, String> {
+    let is_text = matches!(data_type, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
+    let (origin, fits, wanted) = match key {
+        "file.path" => (ColumnOrigin::Path, is_text, "STRING"),
+        "file.name" => (ColumnOrigin::Name, is_text, "STRING"),
+        "file.size" => (ColumnOrigin::Size, *data_type == DataType::Int64, "BIGINT"),
+        "file.line" => (ColumnOrigin::Line, *data_type == DataType::Int64, "BIGINT"),
+        "file.modification-time" => {
+            (ColumnOrigin::ModificationTime, matches!(data_type, DataType::Timestamp(_, Some(_))), "TIMESTAMP_LTZ(3)")
+        }
+        _ => {
+            let keys: Vec<_> = super::SPEC.metadata.iter().map(|(key, _)| *key).collect();
+            return Err(format!("files have no metadata '{key}'; there are: {}", keys.join(", ")));
+        }
+    };
+    if fits { Ok(origin) } else { Err(format!("metadata '{key}' needs a column of type {wanted}")) }
+}
+
+impl Shared {
+    /// All splits that there are at the start, in the order of their paths; a split's number is its place here.
+    fn splits(&self) -> Result<&[Split]> {
+        let list = || -> Result<Vec<Split>> {
+            let files = self.pattern.list()?;
+            if files.is_empty() && self.pattern.is_glob() && self.monitor_interval.is_none() {
+                return Err(self.pattern.not_found());
+            }
+            Ok(files.into_iter().map(|file| Split { bytes: file.size, file: Arc::new(file) }).collect())
+        };
+        match self.splits.get_or_init(list) {
+            Ok(splits) => Ok(splits),
+            Err(error) => Err(error.clone()),
+        }
+    }
+}
+
+/// Which core reads each split: the largest first, each to the core that has the least so far. The answer depends on nothing but its arguments.
+fn spread(bytes: &[u64], cores: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..bytes.len()).collect();
+    order.sort_by_key(|i| (std::cmp::Reverse(bytes[*i]), *i));
+    let mut load = vec![0u64; cores];
+    let mut owner = vec![0; bytes.len()];
+    for index in order {
+        let core = (0..cores).min_by_key(|c| (load[*c], *c)).unwrap_or(0);
+        // An empty file costs something too: opening it.
+        load[core] += bytes[index].max(4096);
+        owner[index] = core;
+    }
+    owner
+}
+
+/// Which core reads a file that is found later.
+fn owner_of_late(path: &Path, cores: usize) -> usize {
+    use std::os::unix::ffi::OsStrExt as _;
+    (twox_hash::XxHash3_64::oneshot(path.as_os_str().as_bytes()) % cores as u64) as usize
+}
+
+impl Source for FileSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.shared.schema)
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.shared.monitor_interval.is_none()
+    }
+
+    fn is_append_only(&self) -> bool {
+        self.shared.format.is_append_only()
+    }
+
+    fn ring(&self) -> Ring {
+        Ring::Io
+    }
+
+    fn bytes_hint(&self) -> Option<u64> {
+        self.shared.splits().ok().map(|splits| splits.iter().map(|s| s.bytes).sum())
+    }
+
+    fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
+        let shared = Arc::clone(&self.shared);
+        let splits = shared.splits()?;
+        let bytes: Vec<u64> = splits.iter().map(|s| s.bytes).collect();
+        let core = usize::from(init.core.0);
+        let owners = spread(&bytes, init.cores);
+        let mine = splits.iter().enumerate().filter(|(i, _)| owners[*i] == core).map(|(i, s)| (SplitId(i as u32), s.clone()));
+        let queue: VecDeque<_> = mine.collect();
+        let seen = match shared.monitor_interval {
+            Some(_) => splits.iter().map(|s| s.file.path.clone()).collect(),
+            None => HashSet::new(),
+        };
+        Ok(Box::new(Reader {
+            decoder: Some(shared.format.decoder(&shared.data, &shared.declared)?),
+            announce: queue.iter().map(|(id, _)| *id).collect(),
+            queue,
+            current: None,
+            block: vec![0; BLOCK_BYTES],
+            read_bytes: Arc::default(),
+            watch: Watch { seen, next_id: splits.len() + core, looked_at: None },
+            init,
+            shared,
+        }))
+    }
+}
+
+/// What a core knows of files that came later.
+struct Watch {
+    seen: HashSet<PathBuf>,
+    /// The number of the next split that this core finds; it grows by the number of cores, so that no two cores give the same.
+    next_id: usize,
+    looked_at: Option<Instant>,
+}
+
+/// A file that is being read.
+struct OpenFile {
+    id: SplitId,
+    file: Arc<FileInfo>,
+    content: Box<dyn Read + Send>,
+    content_bytes: u64,
+    compression: Compression,
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    init: CoreInit,
+    announce: Vec<SplitId>,
+    queue: VecDeque<(SplitId, Split)>,
+    current: Option<OpenFile>,
+    /// `None` only after an error.
+    decoder: Option<Box<dyn Decoder>>,
+    block: Vec<u8>,
+    read_bytes: Arc<AtomicU64>,
+    watch: Watch,
+}
+
+impl SourceReader for Reader {
+    fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
+        let started = Instant::now();
+        out.extend(self.announce.drain(..).map(SourceEvent::SplitOpened));
+        if self.decoder.is_none() {
+            return Err(Diagnostic::new(Code::Internal, format!("table '{}': a file reader is used after its error", self.shared.table)));
+        }
+        loop {
+            if self.current.is_none() {
+                let Some((id, split)) = self.queue.pop_front() else {
+                    if self.shared.monitor_interval.is_none() {
+                        return Ok(SourcePoll::Finished);
+                    }
+                    return self.look_for_files(out);
+                };
+                self.current = Some(self.open_file(id, &split)?);
+            }
+            if self.read_block(out)? {
+                continue;
+            }
+            let waiting = self.decoder.as_ref().map_or((0, 0), |d| (d.rows(), d.rejections()));
+            if waiting.0 >= rows_max || waiting.1 >= REJECTIONS_MAX || started.elapsed() > POLL_TIME {
+                self.deliver(out)?;
+                return Ok(SourcePoll::More);
+            }
+        }
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Reader {
+    fn open_file(&mut self, id: SplitId, split: &Split) -> Result<OpenFile> {
+        let path = &split.file.path;
+        let compression = self.shared.compression.unwrap_or_else(|| Compression::of_name(path));
+        let content = File::open(path).and_then(|file| compression.reader(file, Arc::clone(&self.read_bytes)));
+        let content = content.map_err(|e| read_error(path, compression, &e))?;
+        if let Some(decoder) = &mut self.decoder {
+            decoder.begin(&path.display().to_string());
+        }
+        Ok(OpenFile { id, file: Arc::clone(&split.file), content, content_bytes: 0, compression })
+    }
+
+    /// Reads on in the current file; true when it is at its end and all its rows are delivered.
+    fn read_block(&mut self, out: &mut Vec<SourceEvent>) -> Result<bool> {
+        let (Some(current), Some(decoder)) = (&mut self.current, &mut self.decoder) else { return Ok(true) };
+        let read = loop {
+            match current.content.read(&mut self.block) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        let n = match read {
+            Ok(n) => n,
+            Err(e) => {
+                // The rows before the damage are good; the error ends the job all the same.
+                self.decoder = None;
+                return Err(read_error(&current.file.path, current.compression, &e));
+            }
+        };
+        if n > 0 {
+            current.content_bytes += n as u64;
+            decoder.push(&self.block[..n]);
+            return Ok(false);
+        }
+        if current.compression == Compression::None && current.content_bytes < current.file.size {
+            let (path, read, size) = (current.file.path.display(), current.content_bytes, current.file.size);
+            return Err(Diagnostic::new(Code::CorruptFile, format!("file '{path}' became shorter while it was read: {read} of {size} bytes are left"))
+                .hint("write files under another name and rename them when they are complete"));
+        }
+        decoder.end();
+        self.deliver(out)?;
+        if let Some(done) = self.current.take() {
+            out.push(SourceEvent::SplitFinished(done.id));
+        }
+        Ok(true)
+    }
+
+    /// Hands out all rows that are decoded.
+    fn deliver(&mut self, out: &mut Vec<SourceEvent>) -> Result<()> {
+        let (Some(current), Some(decoder)) = (&self.current, &mut self.decoder) else { return Ok(()) };
+        if decoder.rows() == 0 && decoder.rejections() == 0 {
+            return Ok(());
+        }
+        let decoded = decoder.finish()?;
+        let rows = self.shared.assemble(&decoded.rows, &decoded.lines, &current.file)?;
+        out.push(SourceEvent::Rows(SourceBatch { split: current.id, rows, weights: decoded.weights, rejected: decoded.rejected }));
+        Ok(())
+    }
+
+    fn look_for_files(&mut self, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
+        let interval = self.shared.monitor_interval.unwrap_or(Duration::MAX);
+        if self.watch.looked_at.is_some_and(|at| at.elapsed() < interval) {
+            return Ok(SourcePoll::Idle);
+        }
+        self.watch.looked_at = Some(Instant::now());
+        for file in self.shared.pattern.list()? {
+            if !self.watch.seen.insert(file.path.clone()) || owner_of_late(&file.path, self.init.cores) != usize::from(self.init.core.0) {
+                continue;
+            }
+            if self.watch.seen.len() > FILES_MAX {
+                let message = format!("'{}' has had more than {FILES_MAX} files", self.shared.pattern.text());
+                return Err(Diagnostic::new(Code::SourceUnavailable, message).hint("start the job anew on a folder without the old files"));
+            }
+            let id = SplitId(u32::try_from(self.watch.next_id).map_err(|_| {
+                Diagnostic::new(Code::SourceUnavailable, format!("table '{}' has had more than 2^32 files", self.shared.table))
+            })?);
+            self.watch.next_id += self.init.cores;
+            out.push(SourceEvent::SplitOpened(id));
+            self.queue.push_back((id, Split { bytes: file.size, file: Arc::new(file) }));
+        }
+        Ok(if self.queue.is_empty() { SourcePoll::Idle } else { SourcePoll::More })
+    }
+}
+
+impl Shared {
+    /// Puts decoded columns and those that are the same for a whole file in the order of the schema.
+    fn assemble(&self, data: &RecordBatch, lines: &[i64], file: &FileInfo) -> Result<RecordBatch> {
+        let rows = data.num_rows();
+        let columns = self.schema.fields().iter().zip(&self.origins).map(|(field, origin)| -> Result<ArrayRef> {
+            let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows))) };
+            let built: ArrayRef = match origin {
+                ColumnOrigin::Data(index) => return Ok(Arc::clone(data.column(*index))),
+                ColumnOrigin::Path => text(&file.path.display().to_string()),
+                ColumnOrigin::Name => text(&file.path.file_name().unwrap_or_default().to_string_lossy()),
+                ColumnOrigin::Size => Arc::new(Int64Array::from(vec![file.size as i64; rows])),
+                ColumnOrigin::Line => Arc::new(Int64Array::from(lines.to_vec())),
+                ColumnOrigin::ModificationTime => {
+                    Arc::new(TimestampMicrosecondArray::from(vec![file.modified_us; rows]).with_timezone("UTC"))
+                }
+                ColumnOrigin::Partition(name) => return partition_column(field, name, file, rows),
+            };
+            arrow::compute::cast(&built, field.data_type())
+                .map_err(|e| Diagnostic::new(Code::Internal, format!("metadata column '{}': {e}", field.name())))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
+            .map_err(|e| Diagnostic::new(Code::Internal, format!("table '{}': {e}", self.table)))
+    }
+}
+
+/// The constant column of a partition's value, which stands in the file's path.
+fn partition_column(field: &arrow::datatypes::FieldRef, name: &str, file: &FileInfo, rows: usize) -> Result<ArrayRef> {
+    let path = file.path.display();
+    let part = file.path.parent().into_iter().flat_map(Path::iter).find_map(|part| {
+        let (key, value) = part.to_str()?.split_once('=')?;
+        key.eq_ignore_ascii_case(name).then_some(value)
+    });
+    let Some(value) = part else {
+        return Err(Diagnostic::new(Code::MissingField, format!("file '{path}' lies in no folder '{name}=…'"))
+            .hint("the table is PARTITIONED BY that column, so its value must stand in the path"));
+    };
+    let mut column = crate::format::columns::Column::new(field)?;
+    let value = super::partition::unescape(value);
+    for _ in 0..rows {
+        if value == super::partition::DEFAULT_NAME && field.is_nullable() {
+            column.append_null();
+        } else {
+            let rules = crate::format::columns::TextRules { timestamps: None, raw_bytes: true };
+            column.append_text(&value, rules).map_err(|flaw| Diagnostic::new(flaw.code, format!("path '{path}': {}", flaw.message)))?;
+        }
+    }
+    column.finish().map_err(|e| Diagnostic::new(Code::Internal, format!("partition column '{name}': {e}")))
+}
+
+fn read_error(path: &Path, compression: Compression, error: &io::Error) -> Diagnostic {
+    let path = path.display();
+    match (error.kind(), compression) {
+        (io::ErrorKind::NotFound, _) => Diagnostic::new(Code::PathNotFound, format!("file '{path}' is no longer there"))
+            .hint("files must stay until they are read"),
+        (io::ErrorKind::UnexpectedEof, Compression::Gzip | Compression::Zstd) => {
+            Diagnostic::new(Code::CorruptFile, format!("file '{path}' ends in the middle of its compressed data"))
+                .hint("the file is not complete; copy it again")
+        }
+        (_, Compression::Gzip | Compression::Zstd) if error.raw_os_error().is_none() => {
+            Diagnostic::new(Code::CorruptFile, format!("file '{path}' can't be decompressed: {error}"))
+                .hint("'compression' = 'none' reads a file that only has such a name")
+        }
+        _ => Diagnostic::new(Code::SourceUnavailable, format!("file '{path}' can't be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_are_spread_by_size_the_same_way_every_time() {
+        let bytes = [10_000, 90_000, 10_000, 40_000, 40_000, 0];
+        assert_eq!(spread(&bytes, 1), vec![0; 6]);
+        let owners = spread(&bytes, 2);
+        let load = |core| -> u64 { owners.iter().zip(&bytes).filter(|(o, _)| **o == core).map(|(_, b)| b).sum() };
+        assert!(load(0).abs_diff(load(1)) <= 20_000, "{owners:?}");
+        assert!(spread(&bytes, 7).iter().all(|o| *o < 7));
+    }
+}
