@@ -12,8 +12,8 @@ use arrow::array::{
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    DataType, Field, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Field, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 
 use super::scalar::{self, Misfit, TimestampStandard};
@@ -129,14 +129,15 @@ impl Column {
             }
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Kind::Bytes(BinaryViewBuilder::new()),
             DataType::Null => Kind::Null(0),
-            DataType::List(child) => Kind::List {
-                child: Box::new(Self::new(child)?),
-                offsets: vec![0],
-                validity: NullBufferBuilder::new(0),
-            },
+            DataType::List(child) => {
+                Kind::List { child: Box::new(Self::new(child)?), offsets: vec![0], validity: NullBufferBuilder::new(0) }
+            }
             DataType::Struct(fields) => Kind::Struct {
                 children: fields.iter().map(Self::new).collect::<Result<_>>()?,
-                names: super::names::NameTable::new(fields.iter().map(|f| f.name().as_str()), fields.iter().map(|f| f.name().as_str())),
+                names: super::names::NameTable::new(
+                    fields.iter().map(|f| f.name().as_str()),
+                    fields.iter().map(|f| f.name().as_str()),
+                ),
                 validity: NullBufferBuilder::new(0),
             },
             DataType::Map(entries, _) => {
@@ -372,8 +373,11 @@ pub fn close_list(end: usize, offsets: &mut Vec<i32>, validity: &mut NullBufferB
 }
 
 fn unsupported(field: &Field) -> Diagnostic {
-    Diagnostic::new(Code::UnsupportedSchema, format!("column '{}' of type {} can't be read from or written to text", field.name(), sql_type(field)))
-        .hint("use BOOLEAN, a number, STRING, BYTES, DATE, TIME, TIMESTAMP, ARRAY, ROW or MAP with plain keys")
+    Diagnostic::new(
+        Code::UnsupportedSchema,
+        format!("column '{}' of type {} can't be read from or written to text", field.name(), sql_type(field)),
+    )
+    .hint("use BOOLEAN, a number, STRING, BYTES, DATE, TIME, TIMESTAMP, ARRAY, ROW or MAP with plain keys")
 }
 
 /// The SQL spelling of a field's type, for messages.

@@ -92,8 +92,9 @@ impl Pattern {
 
     /// The error for a path that means no file.
     pub fn not_found(&self) -> Diagnostic {
-        Diagnostic::new(Code::PathNotFound, format!("no file matches '{}'", self.text))
-            .hint("a relative path starts at the folder where the job is run; hidden files and those that start with '_' don't count")
+        Diagnostic::new(Code::PathNotFound, format!("no file matches '{}'", self.text)).hint(
+            "a relative path starts at the folder where the job is run; hidden files and those that start with '_' don't count",
+        )
     }
 
     /// Whether an empty listing is an error: a glob that matches nothing is, an empty folder is not.
@@ -103,8 +104,10 @@ impl Pattern {
 
     fn unreadable(&self, path: &Path, error: &io::Error) -> Diagnostic {
         match error.kind() {
-            io::ErrorKind::NotFound => Diagnostic::new(Code::PathNotFound, format!("there is no file or folder '{}'", path.display()))
-                .hint("a relative path starts at the folder where the job is run"),
+            io::ErrorKind::NotFound => {
+                Diagnostic::new(Code::PathNotFound, format!("there is no file or folder '{}'", path.display()))
+                    .hint("a relative path starts at the folder where the job is run")
+            }
             _ => Diagnostic::new(Code::SourceUnavailable, format!("'{}' can't be read: {error}", path.display())),
         }
     }
@@ -160,7 +163,9 @@ impl Pattern {
     fn entries(&self, folder: &Path, depth: usize) -> Result<Vec<(PathBuf, String)>> {
         if depth > DEPTH_MAX {
             let message = format!("'{}' is nested deeper than {DEPTH_MAX} folders", folder.display());
-            return Err(Diagnostic::new(Code::SourceUnavailable, message).hint("look for a link that leads back to a folder above it"));
+            return Err(
+                Diagnostic::new(Code::SourceUnavailable, message).hint("look for a link that leads back to a folder above it")
+            );
         }
         let read = || -> io::Result<Vec<(PathBuf, String)>> {
             fs::read_dir(folder)?.map(|entry| entry.map(|e| (e.path(), e.file_name().to_string_lossy().into_owned()))).collect()
@@ -203,7 +208,11 @@ pub fn strip_scheme(text: &str) -> std::result::Result<&str, String> {
             None => rest,
         });
     }
-    if rest.starts_with("//") { Err(format!("has the scheme '{scheme}://'; only local files can be read and written")) } else { Ok(text) }
+    if rest.starts_with("//") {
+        Err(format!("has the scheme '{scheme}://'; only local files can be read and written"))
+    } else {
+        Ok(text)
+    }
 }
 
 /// One part of a glob as a regex.

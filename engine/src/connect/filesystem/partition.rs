@@ -7,7 +7,8 @@ pub const DEFAULT_NAME: &str = "__DEFAULT_PARTITION__";
 
 /// Characters that may not stand in a folder's name as they are: those of Hive.
 fn is_escaped(c: char) -> bool {
-    c.is_control() || matches!(c, '"' | '#' | '%' | '\'' | '*' | '/' | ':' | '=' | '?' | '\\' | '{' | '}' | '[' | ']' | '^' | '\u{7f}')
+    c.is_control()
+        || matches!(c, '"' | '#' | '%' | '\'' | '*' | '/' | ':' | '=' | '?' | '\\' | '{' | '}' | '[' | ']' | '^' | '\u{7f}')
 }
 
 /// A value as a part of a folder's name: `%XX` for what can't stand there.

@@ -15,9 +15,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use super::compression::{self, Compression};
 use super::listing::{FILES_MAX, FileInfo, Pattern};
-use crate::connect::{
-    CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec,
-};
+use crate::connect::{CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec};
 use crate::error::{Code, Diagnostic, Result};
 use crate::format::{Decoder, Format};
 use crate::ids::SplitId;
@@ -264,7 +262,10 @@ impl SourceReader for Reader {
         let started = Instant::now();
         out.extend(self.announce.drain(..).map(SourceEvent::SplitOpened));
         if self.decoder.is_none() {
-            return Err(Diagnostic::new(Code::Internal, format!("table '{}': a file reader is used after its error", self.shared.table)));
+            return Err(Diagnostic::new(
+                Code::Internal,
+                format!("table '{}': a file reader is used after its error", self.shared.table),
+            ));
         }
         loop {
             if self.current.is_none() {
@@ -328,8 +329,11 @@ impl Reader {
         }
         if current.compression == Compression::None && current.content_bytes < current.file.size {
             let (path, read, size) = (current.file.path.display(), current.content_bytes, current.file.size);
-            return Err(Diagnostic::new(Code::CorruptFile, format!("file '{path}' became shorter while it was read: {read} of {size} bytes are left"))
-                .hint("write files under another name and rename them when they are complete"));
+            return Err(Diagnostic::new(
+                Code::CorruptFile,
+                format!("file '{path}' became shorter while it was read: {read} of {size} bytes are left"),
+            )
+            .hint("write files under another name and rename them when they are complete"));
         }
         decoder.end();
         self.deliver(out)?;
@@ -347,7 +351,12 @@ impl Reader {
         }
         let decoded = decoder.finish()?;
         let rows = self.shared.assemble(&decoded.rows, &decoded.lines, &current.file)?;
-        out.push(SourceEvent::Rows(SourceBatch { split: current.id, rows, weights: decoded.weights, rejected: decoded.rejected }));
+        out.push(SourceEvent::Rows(SourceBatch {
+            split: current.id,
+            rows,
+            weights: decoded.weights,
+            rejected: decoded.rejected,
+        }));
         Ok(())
     }
 
@@ -358,12 +367,15 @@ impl Reader {
         }
         self.watch.looked_at = Some(Instant::now());
         for file in self.shared.pattern.list()? {
-            if !self.watch.seen.insert(file.path.clone()) || owner_of_late(&file.path, self.init.cores) != usize::from(self.init.core.0) {
+            if !self.watch.seen.insert(file.path.clone())
+                || owner_of_late(&file.path, self.init.cores) != usize::from(self.init.core.0)
+            {
                 continue;
             }
             if self.watch.seen.len() > FILES_MAX {
                 let message = format!("'{}' has had more than {FILES_MAX} files", self.shared.pattern.text());
-                return Err(Diagnostic::new(Code::SourceUnavailable, message).hint("start the job anew on a folder without the old files"));
+                return Err(Diagnostic::new(Code::SourceUnavailable, message)
+                    .hint("start the job anew on a folder without the old files"));
             }
             let id = SplitId(u32::try_from(self.watch.next_id).map_err(|_| {
                 Diagnostic::new(Code::SourceUnavailable, format!("table '{}' has had more than 2^32 files", self.shared.table))
@@ -397,8 +409,12 @@ impl Shared {
                 .map_err(|e| Diagnostic::new(Code::Internal, format!("metadata column '{}': {e}", field.name())))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
-            .map_err(|e| Diagnostic::new(Code::Internal, format!("table '{}': {e}", self.table)))
+        RecordBatch::try_new_with_options(
+            Arc::clone(&self.schema),
+            columns,
+            &RecordBatchOptions::new().with_row_count(Some(rows)),
+        )
+        .map_err(|e| Diagnostic::new(Code::Internal, format!("table '{}': {e}", self.table)))
     }
 }
 
@@ -420,7 +436,9 @@ fn partition_column(field: &arrow::datatypes::FieldRef, name: &str, file: &FileI
             column.append_null();
         } else {
             let rules = crate::format::columns::TextRules { timestamps: None, raw_bytes: true };
-            column.append_text(&value, rules).map_err(|flaw| Diagnostic::new(flaw.code, format!("path '{path}': {}", flaw.message)))?;
+            column
+                .append_text(&value, rules)
+                .map_err(|flaw| Diagnostic::new(flaw.code, format!("path '{path}': {}", flaw.message)))?;
         }
     }
     column.finish().map_err(|e| Diagnostic::new(Code::Internal, format!("partition column '{name}': {e}")))

@@ -56,7 +56,14 @@ impl RecordReader {
 
 impl ValueReader {
     /// The members of the object that opens here, into `columns`, which have `rows` slots each, and one more on success.
-    fn members(&mut self, scanner: &mut Scanner<'_>, columns: &mut [Column], names: &mut NameTable, rows: usize, depth: usize) -> Decode<()> {
+    fn members(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        columns: &mut [Column],
+        names: &mut NameTable,
+        rows: usize,
+        depth: usize,
+    ) -> Decode<()> {
         let mut is_first = scanner.open(b'{', depth)?;
         let mut place = Place::default();
         let mut filled = 0;
@@ -131,7 +138,10 @@ impl ValueReader {
             (_, Some(b'n')) => {
                 scanner.word("null")?;
                 if !column.field.is_nullable() {
-                    return flaw(Code::MissingField, format!("field '{}' is null, but its column is NOT NULL", column.field.name()));
+                    return flaw(
+                        Code::MissingField,
+                        format!("field '{}' is null, but its column is NOT NULL", column.field.name()),
+                    );
                 }
                 column.append_null();
                 return Ok(());
@@ -303,12 +313,32 @@ mod tests {
             (DataType::Float64, vec!["1", "1e308", "-0.0", "\"-Infinity\""], vec!["\"inf\"", "[]"], vec!["1e309"]),
             (DataType::Decimal128(5, 2), vec!["999.99", "-1e2", "0.001", "\"1.5\""], vec!["\"1,5\""], vec!["1000", "999.995"]),
             (DataType::Utf8View, vec!["\"a\\u0041\\ud83d\\ude00\"", "12.50", "true", "{\"a\": [1]}"], vec![], vec![]),
-            (DataType::Date32, vec!["\"2024-02-29\""], vec!["19000", "\"2024-2-29\"", "\"\""], vec!["\"2023-02-29\"", "\"2023-13-01\""]),
+            (
+                DataType::Date32,
+                vec!["\"2024-02-29\""],
+                vec!["19000", "\"2024-2-29\"", "\"\""],
+                vec!["\"2023-02-29\"", "\"2023-13-01\""],
+            ),
             (DataType::Time64(TimeUnit::Nanosecond), vec!["\"23:59:59.999999\""], vec!["1", "\"1:2:3\""], vec!["\"24:00:00\""]),
-            (timestamp(None), vec!["\"2024-01-01 00:00:00\"", "\"2024-01-01T00:00:00.5\""], vec!["1700000000", "\"2024-01-01 00:00:00Z\""], vec!["\"2024-01-01 00:60:00\""]),
-            (timestamp(Some("UTC")), vec!["\"2024-01-01 00:00:00Z\"", "\"2024-01-01T01:00:00+01:00\""], vec!["\"2024-01-01 00:00:00\""], vec![]),
+            (
+                timestamp(None),
+                vec!["\"2024-01-01 00:00:00\"", "\"2024-01-01T00:00:00.5\""],
+                vec!["1700000000", "\"2024-01-01 00:00:00Z\""],
+                vec!["\"2024-01-01 00:60:00\""],
+            ),
+            (
+                timestamp(Some("UTC")),
+                vec!["\"2024-01-01 00:00:00Z\"", "\"2024-01-01T01:00:00+01:00\""],
+                vec!["\"2024-01-01 00:00:00\""],
+                vec![],
+            ),
             (DataType::Binary, vec!["\"AQID\"", "\"\""], vec!["\"AQI\"", "12", "true"], vec![]),
-            (DataType::List(item(DataType::Int32)), vec!["[]", "[1, null, 3]"], vec!["1", "[\"a\"]", "[1.5]"], vec!["[1, 2147483648]"]),
+            (
+                DataType::List(item(DataType::Int32)),
+                vec!["[]", "[1, null, 3]"],
+                vec!["1", "[\"a\"]", "[1.5]"],
+                vec!["[1, 2147483648]"],
+            ),
             (
                 DataType::Struct(Fields::from(vec![nullable("x", DataType::Int32), Field::new("y", DataType::Utf8View, true)])),
                 vec!["{}", "{\"Y\": \"a\", \"x\": 1, \"z\": []}"],
@@ -317,7 +347,8 @@ mod tests {
             ),
         ] {
             for value in good {
-                let batch = one(nullable("v", data_type.clone()), value).unwrap_or_else(|bad| panic!("{data_type} {value}: {bad:?}"));
+                let batch =
+                    one(nullable("v", data_type.clone()), value).unwrap_or_else(|bad| panic!("{data_type} {value}: {bad:?}"));
                 assert_eq!(*batch.column(0).data_type(), data_type);
                 assert_eq!(batch.column(0).is_null(0), value == "null");
             }
@@ -342,7 +373,10 @@ mod tests {
 
         let json = nullable("v", DataType::Utf8View)
             .with_metadata([("ARROW:extension:name".to_owned(), "arrow.json".to_owned())].into());
-        assert_eq!(one(json.clone(), r#"{"a":  [1, "x\n"]}"#).unwrap().column(0).as_string_view().value(0), r#"{"a":  [1, "x\n"]}"#);
+        assert_eq!(
+            one(json.clone(), r#"{"a":  [1, "x\n"]}"#).unwrap().column(0).as_string_view().value(0),
+            r#"{"a":  [1, "x\n"]}"#
+        );
         assert_eq!(one(json, r#""text""#).unwrap().column(0).as_string_view().value(0), r#""text""#);
     }
 
@@ -464,7 +498,8 @@ mod tests {
             let pairs = [("i", i), ("f", f), ("b", b), ("s", s), ("l", l), ("unknown", unknown)];
             let mut object: serde_json::Map<_, _> = pairs.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect();
             if let Some((x, y)) = r {
-                let inner: serde_json::Map<_, _> = [("x", x), ("y", y)].into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect();
+                let inner: serde_json::Map<_, _> =
+                    [("x", x), ("y", y)].into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect();
                 object.insert("r".into(), inner.into());
             }
             object.into()

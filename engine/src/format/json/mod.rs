@@ -5,7 +5,6 @@ mod scan;
 
 pub use decode::JsonLines;
 
-
 use super::scalar::TimestampStandard;
 use crate::connect::{OptionSpec, OptionType, Options};
 use crate::error::Result;
