@@ -6,20 +6,29 @@
 //! ```
 //! A bad record never takes its neighbours with it. A format knows no files: who frames, names and counts bytes is the connector.
 
+pub(crate) mod cells;
+mod changelog;
 pub(crate) mod columns;
+mod csv;
 pub(crate) mod json;
 pub(crate) mod lines;
 mod names;
+mod parquet;
+mod raw;
 pub(crate) mod scalar;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::batch::Weights;
-use crate::connect::{OptionSpec, OptionType, Options, Rejected};
+use crate::connect::{OptionSpec, OptionType, Options, Rejected, RowKind};
 use crate::error::{Code, Diagnostic, Result};
+use lines::LineFramer;
 
-use json::JsonOptions;
+pub use changelog::DebeziumOptions;
+pub use csv::CsvOptions;
+pub use json::JsonOptions;
+pub use parquet::ParquetOptions;
 
 /// One format: its options and what it can do.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +55,24 @@ pub const COMMON_OPTIONS: &[OptionSpec] = &[OptionSpec {
 /// All formats, by name.
 #[must_use]
 pub fn formats() -> &'static [FormatSpec] {
-    &[FormatSpec { name: "json", doc: "One JSON object a line.", options: json::OPTIONS, is_append_only: true }]
+    &[
+        FormatSpec {
+            name: "changelog-json",
+            doc: "One change a line: {\"data\": {…}, \"op\": \"+I\"}, also -U, +U, -D.",
+            options: changelog::CHANGELOG_OPTIONS,
+            is_append_only: false,
+        },
+        FormatSpec { name: "csv", doc: "One record of cells a line, as in RFC 4180.", options: csv::OPTIONS, is_append_only: true },
+        FormatSpec {
+            name: "debezium-json",
+            doc: "One change a line: {\"before\": {…}, \"after\": {…}, \"op\": \"u\"}, also c, r, d.",
+            options: changelog::DEBEZIUM_OPTIONS,
+            is_append_only: false,
+        },
+        FormatSpec { name: "json", doc: "One JSON object a line.", options: json::OPTIONS, is_append_only: true },
+        FormatSpec { name: "parquet", doc: "Parquet files; columns are found by name.", options: parquet::OPTIONS, is_append_only: true },
+        FormatSpec { name: "raw", doc: "A line is the value of the only column, STRING or BYTES.", options: &[], is_append_only: true },
+    ]
 }
 
 /// The format of that name, compared without case.
@@ -67,8 +93,18 @@ pub struct Format {
 /// Which format, with its own options.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FormatKind {
+    /// `changelog-json`
+    ChangelogJson(JsonOptions),
+    /// `csv`
+    Csv(CsvOptions),
+    /// `debezium-json`
+    DebeziumJson(DebeziumOptions),
     /// `json`
     Json(JsonOptions),
+    /// `parquet`
+    Parquet(ParquetOptions),
+    /// `raw`
+    Raw,
 }
 
 /// The least and the greatest `max-record-size`.
@@ -84,7 +120,12 @@ impl Format {
                 .hint(format!("the formats are: {}", names())));
         };
         let kind = match spec.name {
+            "changelog-json" => FormatKind::ChangelogJson(JsonOptions::read(options, "changelog-json")?),
+            "csv" => FormatKind::Csv(CsvOptions::read(options)?),
+            "debezium-json" => FormatKind::DebeziumJson(DebeziumOptions::read(options)?),
             "json" => FormatKind::Json(JsonOptions::read(options, "json")?),
+            "parquet" => FormatKind::Parquet(ParquetOptions::read(options)?),
+            "raw" => FormatKind::Raw,
             other => return Err(Diagnostic::new(Code::Internal, format!("format '{other}' has no reader"))),
         };
         let record_bytes_max = options.bytes("max-record-size")?.unwrap_or(1 << 20);
@@ -98,17 +139,48 @@ impl Format {
     #[must_use]
     pub fn is_append_only(&self) -> bool {
         match self.kind {
-            FormatKind::Json(_) => true,
+            FormatKind::ChangelogJson(_) | FormatKind::DebeziumJson(_) => false,
+            FormatKind::Csv(_) | FormatKind::Json(_) | FormatKind::Parquet(_) | FormatKind::Raw => true,
         }
     }
 
-    /// A decoder to the columns `schema` of a table that has the physical columns `declared`.
+    /// A decoder to the columns `schema` of a table that has the physical columns `declared`; not for Parquet, which is no stream of records.
     pub fn decoder(&self, schema: &SchemaRef, declared: &SchemaRef) -> Result<Box<dyn Decoder>> {
-        match &self.kind {
-            FormatKind::Json(options) => {
-                let lines = json::JsonLines::new(schema, declared, *options)?;
-                Ok(Box::new(lines::LineFramer::new(lines, self.record_bytes_max)))
+        let max = self.record_bytes_max;
+        Ok(match &self.kind {
+            FormatKind::ChangelogJson(options) => {
+                Box::new(LineFramer::new(changelog::ChangelogLines::new(schema, declared, *options)?, max))
             }
+            FormatKind::Csv(options) => Box::new(csv::CsvDecoder::new(schema, declared, options.clone(), max)?),
+            FormatKind::DebeziumJson(options) => {
+                Box::new(LineFramer::new(changelog::DebeziumLines::new(schema, declared, *options)?, max))
+            }
+            FormatKind::Json(options) => Box::new(LineFramer::new(json::JsonLines::new(schema, declared, *options)?, max)),
+            FormatKind::Raw => Box::new(LineFramer::new(raw::RawLines::new(schema, declared)?, max)),
+            FormatKind::Parquet(_) => return Err(Diagnostic::new(Code::Internal, "Parquet was taken for a stream of records")),
+        })
+    }
+
+    /// An encoder of rows of `schema`; not for Parquet.
+    pub fn encoder(&self, schema: &SchemaRef) -> Result<Box<dyn Encoder>> {
+        Ok(match &self.kind {
+            FormatKind::ChangelogJson(options) => Box::new(changelog::ChangelogEncoder::new(schema, *options)?),
+            FormatKind::Csv(options) => Box::new(csv::CsvEncoder::new(schema, options.clone())?),
+            FormatKind::DebeziumJson(options) => Box::new(changelog::DebeziumEncoder::new(schema, options.json)?),
+            FormatKind::Json(options) => Box::new(json::JsonEncoder::new(schema, *options)?),
+            FormatKind::Raw => Box::new(raw::RawEncoder::new(schema)?),
+            FormatKind::Parquet(_) => return Err(Diagnostic::new(Code::Internal, "Parquet was taken for a stream of records")),
+        })
+    }
+
+    /// Refuses what a sink of this format can't do.
+    pub fn check_sink(&self, schema: &SchemaRef, options: &Options) -> Result<()> {
+        match &self.kind {
+            FormatKind::Parquet(_) => parquet::check(schema),
+            FormatKind::DebeziumJson(DebeziumOptions { schema_include: Some(true), .. }) => {
+                Err(options.invalid("debezium-json.schema-include", "can't be true for a sink, which writes no schema"))
+            }
+            _ => self.encoder(schema).map(|_| ()),
         }
     }
 }
@@ -144,4 +216,12 @@ pub trait Decoder: Send {
     fn rejections(&self) -> usize;
     /// Takes all that waits.
     fn finish(&mut self) -> Result<Decoded>;
+}
+
+/// Makes bytes of rows.
+pub trait Encoder: Send {
+    /// Appends what stands at the start of a file.
+    fn start(&mut self, _out: &mut Vec<u8>) {}
+    /// Appends rows; `kinds` says what happened to each, `None`: all were inserted.
+    fn encode(&mut self, rows: &RecordBatch, kinds: Option<&[RowKind]>, out: &mut Vec<u8>) -> Result<()>;
 }

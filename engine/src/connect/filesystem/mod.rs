@@ -1,8 +1,12 @@
 //! Files in folders: `'connector' = 'filesystem'`.
 
+mod commit;
 mod compression;
 mod listing;
+mod parquet;
+mod part;
 mod partition;
+mod sink;
 mod source;
 
 use super::{ConnectorSpec, OptionSpec, OptionType};
@@ -10,21 +14,21 @@ use super::{ConnectorSpec, OptionSpec, OptionType};
 /// See [`super::registry`].
 pub const SPEC: ConnectorSpec = ConnectorSpec {
     name: "filesystem",
-    doc: "Reads files of a folder or glob, once or as they appear.",
+    doc: "Reads files of a folder or glob, once or as they appear; writes part files into a folder.",
     options: &[
         OptionSpec {
             key: "path",
             kind: OptionType::Text,
             default: None,
             required: true,
-            doc: "A file, a folder or a glob (`*`, `?`, `[a-z]`, `{a,b}`, `**`), with or without `file://`.",
+            doc: "A source: a file, a folder or a glob (`*`, `?`, `[a-z]`, `{a,b}`, `**`). A sink: a folder. With or without `file://`.",
         },
         OptionSpec {
             key: "compression",
             kind: OptionType::Choice(compression::WORDS),
             default: Some("auto"),
             required: false,
-            doc: "How files are compressed; `auto` goes by their names: .gz, .gzip, .zst, .zstd.",
+            doc: "How files are compressed; `auto`: a source goes by their names (.gz, .gzip, .zst, .zstd), a sink does not compress.",
         },
         OptionSpec {
             key: "source.recursive",
@@ -40,10 +44,52 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
             required: false,
             doc: "How often to look for files that came later. Left out: the files that are there at the start are the whole input.",
         },
+        OptionSpec {
+            key: "partition.default-name",
+            kind: OptionType::Text,
+            default: Some(partition::DEFAULT_NAME),
+            required: false,
+            doc: "In the names of partition folders: the value for NULL.",
+        },
+        OptionSpec {
+            key: "sink.rolling-policy.file-size",
+            kind: OptionType::Bytes,
+            default: Some("128 MiB"),
+            required: false,
+            doc: "A part file of this size is completed and a new one begun.",
+        },
+        OptionSpec {
+            key: "sink.rolling-policy.rollover-interval",
+            kind: OptionType::Duration,
+            default: Some("30 min"),
+            required: false,
+            doc: "A part file of this age is completed.",
+        },
+        OptionSpec {
+            key: "sink.rolling-policy.check-interval",
+            kind: OptionType::Duration,
+            default: Some("1 min"),
+            required: false,
+            doc: "How often the ages of part files are looked at.",
+        },
+        OptionSpec {
+            key: "sink.open-partitions-max",
+            kind: OptionType::Integer,
+            default: Some("64"),
+            required: false,
+            doc: "How many partitions a core writes at the same time; the one that was idle longest is completed to make room.",
+        },
+        commit::OPTIONS[0],
+        commit::OPTIONS[1],
+        commit::OPTIONS[2],
+        commit::OPTIONS[3],
+        commit::OPTIONS[4],
+        commit::OPTIONS[5],
+        commit::OPTIONS[6],
     ],
     takes_format: true,
     source: Some(source::FileSource::plan),
-    sink: None,
+    sink: Some(sink::FileSink::plan),
     metadata: &[
         ("file.path", "STRING"),
         ("file.name", "STRING"),
@@ -52,3 +98,6 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
         ("file.line", "BIGINT"),
     ],
 };
+
+#[cfg(test)]
+mod tests;

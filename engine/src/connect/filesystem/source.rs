@@ -1,4 +1,4 @@
-//! Reads files. A file is a split and is read by one core, from its start to its end; the splits are spread over the cores by size.
+//! Reads files. A file (in Parquet a row group) is a split and is read by one core, from its start to its end; the splits are spread over the cores by size.
 //!
 //! A file is not cut into several splits: its rows keep their order, so that which rows are late does not depend on the number of cores.
 
@@ -15,9 +15,11 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use super::compression::{self, Compression};
 use super::listing::{FILES_MAX, FileInfo, Pattern};
+use super::parquet;
+use super::partition;
 use crate::connect::{CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec};
 use crate::error::{Code, Diagnostic, Result};
-use crate::format::{Decoder, Format};
+use crate::format::{Decoder, Format, FormatKind};
 use crate::ids::SplitId;
 
 /// What is read from a file at once.
@@ -65,6 +67,8 @@ struct Shared {
     format: Format,
     compression: Option<Compression>,
     monitor_interval: Option<Duration>,
+    /// The value in a path that stands for NULL.
+    default_name: String,
     /// Made once, by whoever is first, so that all cores share out the same files.
     splits: OnceLock<Result<Vec<Split>>>,
 }
@@ -73,6 +77,8 @@ struct Shared {
 #[derive(Clone, Debug)]
 struct Split {
     file: Arc<FileInfo>,
+    /// The row group, in Parquet.
+    group: Option<usize>,
     /// Its share of the file's bytes, for spreading and progress.
     bytes: u64,
 }
@@ -116,10 +122,15 @@ impl FileSource {
             format,
             compression,
             monitor_interval,
+            default_name: options.text("partition.default-name").unwrap_or(partition::DEFAULT_NAME).to_owned(),
             splits: OnceLock::new(),
         };
         // Refuses columns that the format can't hold now, not when the first file is opened.
-        shared.format.decoder(&shared.data, &shared.declared)?;
+        if !matches!(shared.format.kind, FormatKind::Parquet(_)) {
+            shared.format.decoder(&shared.data, &shared.declared)?;
+        } else if compression.is_some_and(|c| c != Compression::None) {
+            return Err(options.invalid("compression", "does not go with Parquet, which compresses inside"));
+        }
         Ok(Arc::new(Self { shared: Arc::new(shared) }))
     }
 }
@@ -150,12 +161,24 @@ impl Shared {
             if files.is_empty() && self.pattern.is_glob() && self.monitor_interval.is_none() {
                 return Err(self.pattern.not_found());
             }
-            Ok(files.into_iter().map(|file| Split { bytes: file.size, file: Arc::new(file) }).collect())
+            let splits = files.into_iter().map(|file| self.splits_of(file));
+            Ok(splits.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
         };
         match self.splits.get_or_init(list) {
             Ok(splits) => Ok(splits),
             Err(error) => Err(error.clone()),
         }
+    }
+}
+
+impl Shared {
+    fn splits_of(&self, file: FileInfo) -> Result<Vec<Split>> {
+        let file = Arc::new(file);
+        if !matches!(self.format.kind, FormatKind::Parquet(_)) {
+            return Ok(vec![Split { bytes: file.size, file, group: None }]);
+        }
+        let groups = parquet::row_groups(&file.path)?.into_iter().enumerate();
+        Ok(groups.map(|(group, bytes)| Split { bytes, file: Arc::clone(&file), group: Some(group) }).collect())
     }
 }
 
@@ -214,7 +237,11 @@ impl Source for FileSource {
             None => HashSet::new(),
         };
         Ok(Box::new(Reader {
-            decoder: Some(shared.format.decoder(&shared.data, &shared.declared)?),
+            decoder: match shared.format.kind {
+                FormatKind::Parquet(_) => None,
+                _ => Some(shared.format.decoder(&shared.data, &shared.declared)?),
+            },
+            has_failed: false,
             announce: queue.iter().map(|(id, _)| *id).collect(),
             queue,
             current: None,
@@ -244,14 +271,21 @@ struct OpenFile {
     compression: Compression,
 }
 
+/// What is being read.
+enum Current {
+    Text(OpenFile),
+    Group { id: SplitId, split: Split, reader: Box<parquet::GroupReader> },
+}
+
 struct Reader {
     shared: Arc<Shared>,
     init: CoreInit,
     announce: Vec<SplitId>,
     queue: VecDeque<(SplitId, Split)>,
-    current: Option<OpenFile>,
-    /// `None` only after an error.
+    current: Option<Current>,
+    /// `None` for Parquet.
     decoder: Option<Box<dyn Decoder>>,
+    has_failed: bool,
     block: Vec<u8>,
     read_bytes: Arc<AtomicU64>,
     watch: Watch,
@@ -259,33 +293,12 @@ struct Reader {
 
 impl SourceReader for Reader {
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
-        let started = Instant::now();
-        out.extend(self.announce.drain(..).map(SourceEvent::SplitOpened));
-        if self.decoder.is_none() {
-            return Err(Diagnostic::new(
-                Code::Internal,
-                format!("table '{}': a file reader is used after its error", self.shared.table),
-            ));
+        if self.has_failed {
+            return Err(Diagnostic::new(Code::Internal, format!("table '{}': a file reader is used after its error", self.shared.table)));
         }
-        loop {
-            if self.current.is_none() {
-                let Some((id, split)) = self.queue.pop_front() else {
-                    if self.shared.monitor_interval.is_none() {
-                        return Ok(SourcePoll::Finished);
-                    }
-                    return self.look_for_files(out);
-                };
-                self.current = Some(self.open_file(id, &split)?);
-            }
-            if self.read_block(out)? {
-                continue;
-            }
-            let waiting = self.decoder.as_ref().map_or((0, 0), |d| (d.rows(), d.rejections()));
-            if waiting.0 >= rows_max || waiting.1 >= REJECTIONS_MAX || started.elapsed() > POLL_TIME {
-                self.deliver(out)?;
-                return Ok(SourcePoll::More);
-            }
-        }
+        let answer = self.try_poll(rows_max, out);
+        self.has_failed = answer.is_err();
+        answer
     }
 
     fn bytes_read(&self) -> u64 {
@@ -294,69 +307,89 @@ impl SourceReader for Reader {
 }
 
 impl Reader {
-    fn open_file(&mut self, id: SplitId, split: &Split) -> Result<OpenFile> {
+    fn try_poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
+        let started = Instant::now();
+        out.extend(self.announce.drain(..).map(SourceEvent::SplitOpened));
+        loop {
+            let Some(current) = self.current.take() else {
+                let Some((id, split)) = self.queue.pop_front() else {
+                    if self.shared.monitor_interval.is_none() {
+                        return Ok(SourcePoll::Finished);
+                    }
+                    return self.look_for_files(out);
+                };
+                self.current = Some(self.open_split(id, split)?);
+                continue;
+            };
+            match current {
+                Current::Text(file) => {
+                    self.read_block(file, out)?;
+                    let Some(Current::Text(file)) = &self.current else { continue };
+                    let Some(decoder) = &mut self.decoder else { continue };
+                    let is_enough = decoder.rows() >= rows_max || decoder.rejections() >= REJECTIONS_MAX;
+                    if is_enough || started.elapsed() > POLL_TIME {
+                        self.shared.deliver(decoder.as_mut(), file, out)?;
+                        return Ok(SourcePoll::More);
+                    }
+                }
+                Current::Group { id, split, mut reader } => {
+                    let Some(decoded) = reader.next()? else {
+                        self.read_bytes.fetch_add(split.bytes, Ordering::Relaxed);
+                        out.push(SourceEvent::SplitFinished(id));
+                        continue;
+                    };
+                    let rows = self.shared.assemble(&decoded.rows, &decoded.lines, &split.file)?;
+                    let batch = SourceBatch { split: id, rows, weights: decoded.weights, rejected: decoded.rejected };
+                    out.push(SourceEvent::Rows(batch));
+                    self.current = Some(Current::Group { id, split, reader });
+                    return Ok(SourcePoll::More);
+                }
+            }
+        }
+    }
+
+    fn open_split(&mut self, id: SplitId, split: Split) -> Result<Current> {
         let path = &split.file.path;
+        if let Some(group) = split.group {
+            let reader = Box::new(parquet::GroupReader::open(path, group, &self.shared.data)?);
+            return Ok(Current::Group { id, split, reader });
+        }
         let compression = self.shared.compression.unwrap_or_else(|| Compression::of_name(path));
         let content = File::open(path).and_then(|file| compression.reader(file, Arc::clone(&self.read_bytes)));
         let content = content.map_err(|e| read_error(path, compression, &e))?;
         if let Some(decoder) = &mut self.decoder {
             decoder.begin(&path.display().to_string());
         }
-        Ok(OpenFile { id, file: Arc::clone(&split.file), content, content_bytes: 0, compression })
+        Ok(Current::Text(OpenFile { id, file: split.file, content, content_bytes: 0, compression }))
     }
 
-    /// Reads on in the current file; true when it is at its end and all its rows are delivered.
-    fn read_block(&mut self, out: &mut Vec<SourceEvent>) -> Result<bool> {
-        let (Some(current), Some(decoder)) = (&mut self.current, &mut self.decoder) else { return Ok(true) };
-        let read = loop {
-            match current.content.read(&mut self.block) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
-            }
+    /// Reads on in a file and puts it back, or at its end delivers what is left.
+    fn read_block(&mut self, mut file: OpenFile, out: &mut Vec<SourceEvent>) -> Result<()> {
+        let Some(decoder) = &mut self.decoder else {
+            return Err(Diagnostic::new(Code::Internal, format!("table '{}' has no decoder", self.shared.table)));
         };
-        let n = match read {
-            Ok(n) => n,
-            Err(e) => {
-                // The rows before the damage are good; the error ends the job all the same.
-                self.decoder = None;
-                return Err(read_error(&current.file.path, current.compression, &e));
+        let n = loop {
+            match file.content.read(&mut self.block) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(read_error(&file.file.path, file.compression, &e)),
+                Ok(n) => break n,
             }
         };
         if n > 0 {
-            current.content_bytes += n as u64;
+            file.content_bytes += n as u64;
             decoder.push(&self.block[..n]);
-            return Ok(false);
-        }
-        if current.compression == Compression::None && current.content_bytes < current.file.size {
-            let (path, read, size) = (current.file.path.display(), current.content_bytes, current.file.size);
-            return Err(Diagnostic::new(
-                Code::CorruptFile,
-                format!("file '{path}' became shorter while it was read: {read} of {size} bytes are left"),
-            )
-            .hint("write files under another name and rename them when they are complete"));
-        }
-        decoder.end();
-        self.deliver(out)?;
-        if let Some(done) = self.current.take() {
-            out.push(SourceEvent::SplitFinished(done.id));
-        }
-        Ok(true)
-    }
-
-    /// Hands out all rows that are decoded.
-    fn deliver(&mut self, out: &mut Vec<SourceEvent>) -> Result<()> {
-        let (Some(current), Some(decoder)) = (&self.current, &mut self.decoder) else { return Ok(()) };
-        if decoder.rows() == 0 && decoder.rejections() == 0 {
+            self.current = Some(Current::Text(file));
             return Ok(());
         }
-        let decoded = decoder.finish()?;
-        let rows = self.shared.assemble(&decoded.rows, &decoded.lines, &current.file)?;
-        out.push(SourceEvent::Rows(SourceBatch {
-            split: current.id,
-            rows,
-            weights: decoded.weights,
-            rejected: decoded.rejected,
-        }));
+        if file.compression == Compression::None && file.content_bytes < file.file.size {
+            let (path, read, size) = (file.file.path.display(), file.content_bytes, file.file.size);
+            let message = format!("file '{path}' became shorter while it was read: {read} of {size} bytes are left");
+            return Err(Diagnostic::new(Code::CorruptFile, message)
+                .hint("write files under another name and rename them when they are complete"));
+        }
+        decoder.end();
+        self.shared.deliver(decoder.as_mut(), &file, out)?;
+        out.push(SourceEvent::SplitFinished(file.id));
         Ok(())
     }
 
@@ -377,18 +410,31 @@ impl Reader {
                 return Err(Diagnostic::new(Code::SourceUnavailable, message)
                     .hint("start the job anew on a folder without the old files"));
             }
-            let id = SplitId(u32::try_from(self.watch.next_id).map_err(|_| {
-                Diagnostic::new(Code::SourceUnavailable, format!("table '{}' has had more than 2^32 files", self.shared.table))
-            })?);
-            self.watch.next_id += self.init.cores;
-            out.push(SourceEvent::SplitOpened(id));
-            self.queue.push_back((id, Split { bytes: file.size, file: Arc::new(file) }));
+            for split in self.shared.splits_of(file)? {
+                let id = SplitId(u32::try_from(self.watch.next_id).map_err(|_| {
+                    Diagnostic::new(Code::SourceUnavailable, format!("table '{}' has had more than 2^32 splits", self.shared.table))
+                })?);
+                self.watch.next_id += self.init.cores;
+                out.push(SourceEvent::SplitOpened(id));
+                self.queue.push_back((id, split));
+            }
         }
         Ok(if self.queue.is_empty() { SourcePoll::Idle } else { SourcePoll::More })
     }
 }
 
 impl Shared {
+    /// Hands out all rows that are decoded.
+    fn deliver(&self, decoder: &mut dyn Decoder, file: &OpenFile, out: &mut Vec<SourceEvent>) -> Result<()> {
+        if decoder.rows() == 0 && decoder.rejections() == 0 {
+            return Ok(());
+        }
+        let decoded = decoder.finish()?;
+        let rows = self.assemble(&decoded.rows, &decoded.lines, &file.file)?;
+        out.push(SourceEvent::Rows(SourceBatch { split: file.id, rows, weights: decoded.weights, rejected: decoded.rejected }));
+        Ok(())
+    }
+
     /// Puts decoded columns and those that are the same for a whole file in the order of the schema.
     fn assemble(&self, data: &RecordBatch, lines: &[i64], file: &FileInfo) -> Result<RecordBatch> {
         let rows = data.num_rows();
@@ -403,7 +449,7 @@ impl Shared {
                 ColumnOrigin::ModificationTime => {
                     Arc::new(TimestampMicrosecondArray::from(vec![file.modified_us; rows]).with_timezone("UTC"))
                 }
-                ColumnOrigin::Partition(name) => return partition_column(field, name, file, rows),
+                ColumnOrigin::Partition(name) => return self.partition_column(field, name, file, rows),
             };
             arrow::compute::cast(&built, field.data_type())
                 .map_err(|e| Diagnostic::new(Code::Internal, format!("metadata column '{}': {e}", field.name())))
@@ -416,32 +462,32 @@ impl Shared {
         )
         .map_err(|e| Diagnostic::new(Code::Internal, format!("table '{}': {e}", self.table)))
     }
-}
 
-/// The constant column of a partition's value, which stands in the file's path.
-fn partition_column(field: &arrow::datatypes::FieldRef, name: &str, file: &FileInfo, rows: usize) -> Result<ArrayRef> {
-    let path = file.path.display();
-    let part = file.path.parent().into_iter().flat_map(Path::iter).find_map(|part| {
-        let (key, value) = part.to_str()?.split_once('=')?;
-        key.eq_ignore_ascii_case(name).then_some(value)
-    });
-    let Some(value) = part else {
-        return Err(Diagnostic::new(Code::MissingField, format!("file '{path}' lies in no folder '{name}=…'"))
-            .hint("the table is PARTITIONED BY that column, so its value must stand in the path"));
-    };
-    let mut column = crate::format::columns::Column::new(field)?;
-    let value = super::partition::unescape(value);
-    for _ in 0..rows {
-        if value == super::partition::DEFAULT_NAME && field.is_nullable() {
-            column.append_null();
-        } else {
-            let rules = crate::format::columns::TextRules { timestamps: None, raw_bytes: true };
-            column
-                .append_text(&value, rules)
-                .map_err(|flaw| Diagnostic::new(flaw.code, format!("path '{path}': {}", flaw.message)))?;
+    /// The constant column of a partition's value, which stands in the file's path.
+    fn partition_column(&self, field: &arrow::datatypes::FieldRef, name: &str, file: &FileInfo, rows: usize) -> Result<ArrayRef> {
+        let path = file.path.display();
+        let part = file.path.parent().into_iter().flat_map(Path::iter).find_map(|part| {
+            let (key, value) = part.to_str()?.split_once('=')?;
+            key.eq_ignore_ascii_case(name).then_some(value)
+        });
+        let Some(value) = part else {
+            return Err(Diagnostic::new(Code::MissingField, format!("file '{path}' lies in no folder '{name}=…'"))
+                .hint("the table is PARTITIONED BY that column, so its value must stand in the path"));
+        };
+        let mut column = crate::format::columns::Column::new(field)?;
+        let value = partition::unescape(value);
+        for _ in 0..rows {
+            if value == self.default_name && field.is_nullable() {
+                column.append_null();
+            } else {
+                let rules = crate::format::columns::TextRules { timestamps: None, raw_bytes: true };
+                column
+                    .append_text(&value, rules)
+                    .map_err(|flaw| Diagnostic::new(flaw.code, format!("path '{path}': {}", flaw.message)))?;
+            }
         }
+        column.finish().map_err(|e| Diagnostic::new(Code::Internal, format!("partition column '{name}': {e}")))
     }
-    column.finish().map_err(|e| Diagnostic::new(Code::Internal, format!("partition column '{name}': {e}")))
 }
 
 fn read_error(path: &Path, compression: Compression, error: &io::Error) -> Diagnostic {

@@ -1,9 +1,12 @@
 //! The `json` format: one JSON object a line.
 
 mod decode;
+mod encode;
 mod scan;
 
-pub use decode::JsonLines;
+pub use decode::{JsonLines, RecordReader};
+pub use encode::{JsonEncoder, RecordWriter};
+pub use scan::Scanner;
 
 use super::scalar::TimestampStandard;
 use crate::connect::{OptionSpec, OptionType, Options};

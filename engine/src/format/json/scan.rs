@@ -51,11 +51,6 @@ impl<'a> Scanner<'a> {
         Self { text, bytes: text.as_bytes(), at: 0 }
     }
 
-    /// The byte offset.
-    pub fn position(&self) -> usize {
-        self.at
-    }
-
     /// The text from `from` to here.
     pub fn since(&self, from: usize) -> &'a str {
         &self.text[from..self.at]
