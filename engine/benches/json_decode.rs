@@ -40,7 +40,9 @@ fn json_decode(criterion: &mut Criterion) {
     let format = Format::read(&Options::new([("format".to_owned(), "json".to_owned(), None)])).unwrap();
     let mut group = criterion.benchmark_group("json_decode");
     group.throughput(Throughput::Bytes(input.len() as u64));
-    for (name, needed) in [("bids, all columns", Arc::clone(&table)), ("bids, auction and price", Arc::new(table.project(&[0, 2]).unwrap()))] {
+    for (name, needed) in
+        [("bids, all columns", Arc::clone(&table)), ("bids, auction and price", Arc::new(table.project(&[0, 2]).unwrap()))]
+    {
         group.bench_function(name, |bencher| {
             let mut decoder = format.decoder(&needed, &table).unwrap();
             bencher.iter(|| {
@@ -60,7 +62,8 @@ fn json_decode(criterion: &mut Criterion) {
     }
     group.bench_function("bids, all columns, by arrow-json", |bencher| {
         bencher.iter(|| {
-            let reader = arrow::json::ReaderBuilder::new(Arc::clone(&table)).with_batch_size(4096).build(input.as_bytes()).unwrap();
+            let reader =
+                arrow::json::ReaderBuilder::new(Arc::clone(&table)).with_batch_size(4096).build(input.as_bytes()).unwrap();
             let rows: usize = reader.map(|batch| batch.unwrap().num_rows()).sum();
             assert_eq!(rows, 20_000);
         });

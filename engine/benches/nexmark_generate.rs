@@ -31,9 +31,11 @@ fn source(columns: Vec<Field>) -> SourceRef {
     all.extend(columns);
     let options = Options::new([("events.num".to_owned(), EVENTS.to_string(), None)]);
     let plan = connector("nexmark").and_then(|spec| spec.source).expect("nexmark is a source");
+    let schema: arrow::datatypes::SchemaRef = Arc::new(Schema::new(all));
     plan(&TableSpec {
         name: "events",
-        schema: Arc::new(Schema::new(all)),
+        physical: schema.clone(),
+        schema,
         metadata: vec![],
         primary_key: vec![],
         partitioned_by: vec![],

@@ -185,6 +185,7 @@ mod tests {
         plan(&TableSpec {
             name: table,
             schema: rows(&[]).schema(),
+            physical: rows(&[]).schema(),
             metadata: vec![],
             primary_key: vec![],
             partitioned_by: vec![],

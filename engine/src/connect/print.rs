@@ -271,6 +271,7 @@ mod tests {
             let schema = Arc::new(arrow::datatypes::Schema::empty());
             let table = TableSpec {
                 name: "out",
+                physical: schema.clone(),
                 schema,
                 metadata: vec![],
                 primary_key: vec![],

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
-    StringViewArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int64Array, StringViewArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, TimeUnit};
@@ -43,8 +43,11 @@ enum CellsKind {
 pub fn check_type(field: &Field, nested: bool) -> Result<()> {
     super::columns::Column::new(&std::sync::Arc::new(field.clone()))?;
     if !nested && field.data_type().is_nested() {
-        return Err(Diagnostic::new(Code::UnsupportedSchema, format!("column '{}' of type {} does not fit in one cell", field.name(), super::columns::sql_type(field)))
-            .hint("write it as 'json' or 'parquet', or select its parts"));
+        return Err(Diagnostic::new(
+            Code::UnsupportedSchema,
+            format!("column '{}' of type {} does not fit in one cell", field.name(), super::columns::sql_type(field)),
+        )
+        .hint("write it as 'json' or 'parquet', or select its parts"));
     }
     Ok(())
 }
@@ -94,7 +97,9 @@ impl Cells {
                 let (keys, values) = (Self::new(&pair[0], map.keys())?, Self::new(&pair[1], map.values())?);
                 CellsKind::Map(map.offsets().clone(), Box::new(keys), Box::new(values))
             }
-            other => return Err(Diagnostic::new(Code::Internal, format!("column '{}' of type {other} was not checked", field.name()))),
+            other => {
+                return Err(Diagnostic::new(Code::Internal, format!("column '{}' of type {other} was not checked", field.name())));
+            }
         };
         Ok(Self { nulls: array.logical_nulls(), kind })
     }
@@ -151,7 +156,12 @@ impl Cells {
             CellsKind::F32(array) if array.value(row).is_finite() => self.write_text(row, standard, out),
             CellsKind::F64(array) if array.value(row).is_finite() => self.write_text(row, standard, out),
             CellsKind::Text(array) => write_json_string(array.value(row), out),
-            CellsKind::F32(_) | CellsKind::F64(_) | CellsKind::Date(_) | CellsKind::Time(_) | CellsKind::Timestamp(..) | CellsKind::Bytes(_) => {
+            CellsKind::F32(_)
+            | CellsKind::F64(_)
+            | CellsKind::Date(_)
+            | CellsKind::Time(_)
+            | CellsKind::Timestamp(..)
+            | CellsKind::Bytes(_) => {
                 out.push('"');
                 self.write_text(row, standard, out);
                 out.push('"');
@@ -189,7 +199,13 @@ impl Cells {
 }
 
 /// Appends an object of the named cells of a row.
-pub fn write_json_object(cells: &[(String, Cells)], row: usize, standard: TimestampStandard, ignore_nulls: bool, out: &mut String) {
+pub fn write_json_object(
+    cells: &[(String, Cells)],
+    row: usize,
+    standard: TimestampStandard,
+    ignore_nulls: bool,
+    out: &mut String,
+) {
     out.push('{');
     let mut is_first = true;
     for (name, cell) in cells {

@@ -156,7 +156,9 @@ impl LineDecoder for DebeziumLines {
         const NAMES: [&str; 4] = ["before", "after", "op", "payload"];
         let [mut before, mut after, mut op, payload] = members(text, NAMES, &mut self.scratch)?;
         match (self.schema_include, payload, op) {
-            (Some(true), None, _) => return flaw(Code::BadRecord, "the envelope has no 'payload', though 'debezium-json.schema-include' is true"),
+            (Some(true), None, _) => {
+                return flaw(Code::BadRecord, "the envelope has no 'payload', though 'debezium-json.schema-include' is true");
+            }
             (Some(true), Some(payload), _) | (None, Some(payload), None) => {
                 [before, after, op, _] = members(payload, NAMES, &mut self.scratch)?;
             }
@@ -237,7 +239,9 @@ impl Encoder for DebeziumEncoder {
         while row < rows.num_rows() {
             // An old image alone (its new one is elsewhere) is a delete, a new image alone an insert: their sum is the same.
             let (before, after, op) = match kind(row) {
-                RowKind::UpdateBefore if row + 1 < rows.num_rows() && kind(row + 1) == RowKind::UpdateAfter => (Some(row), Some(row + 1), "u"),
+                RowKind::UpdateBefore if row + 1 < rows.num_rows() && kind(row + 1) == RowKind::UpdateAfter => {
+                    (Some(row), Some(row + 1), "u")
+                }
                 RowKind::UpdateBefore | RowKind::Delete => (Some(row), None, "d"),
                 RowKind::Insert | RowKind::UpdateAfter => (None, Some(row), "c"),
             };

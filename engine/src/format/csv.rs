@@ -183,7 +183,11 @@ impl CsvDecoder {
                 }
                 self.is_skipping = false;
                 let long_line = std::mem::take(&mut self.long_line);
-                self.reject(Code::RecordTooLong, format!("the record is longer than {} bytes", self.record_bytes_max), &long_line);
+                self.reject(
+                    Code::RecordTooLong,
+                    format!("the record is longer than {} bytes", self.record_bytes_max),
+                    &long_line,
+                );
                 self.line += 1;
                 at = newline.map_or(buffer.len(), |i| at + i + 1);
                 continue;
@@ -349,7 +353,9 @@ impl CsvDecoder {
         }
         for (cell, column) in self.cells.iter().zip(columns) {
             let Some(column) = column.map(|index| &mut self.fields.columns[index]) else { continue };
-            let Ok(text) = std::str::from_utf8(&buffer[cell.start..cell.end]) else { return flaw(Code::BadUtf8, "a cell is not UTF-8") };
+            let Ok(text) = std::str::from_utf8(&buffer[cell.start..cell.end]) else {
+                return flaw(Code::BadUtf8, "a cell is not UTF-8");
+            };
             if cell.has_doubled {
                 self.scratch.clear();
                 let quote = char::from(self.options.quote);
@@ -556,12 +562,24 @@ mod tests {
         for cuts in [vec![], (0..input.len()).collect::<Vec<_>>(), vec![9, 20]] {
             let decoded = decode(&schema(), options(), input, &cuts);
             let text = |s: &str| Some(s.to_owned());
-            let wanted = [(Some(1), text("a")), (Some(3), text("c")), (Some(5), text("e,\n\"")), (None, text("")), (Some(9), text("k"))];
+            let wanted =
+                [(Some(1), text("a")), (Some(3), text("c")), (Some(5), text("e,\n\"")), (None, text("")), (Some(9), text("k"))];
             assert_eq!(rows(&decoded), wanted);
             assert_eq!(decoded.lines, [1, 3, 5, 11, 13]);
             let bad: Vec<_> = decoded.rejected.iter().map(|r| (r.code, r.position.unwrap())).collect();
             use Code::{BadRecord, BadUtf8, ExtraField, FieldRange, FieldType, MissingField};
-            assert_eq!(bad, [(BadRecord, 2), (BadRecord, 4), (MissingField, 7), (ExtraField, 8), (FieldType, 9), (FieldRange, 10), (BadUtf8, 12)]);
+            assert_eq!(
+                bad,
+                [
+                    (BadRecord, 2),
+                    (BadRecord, 4),
+                    (MissingField, 7),
+                    (ExtraField, 8),
+                    (FieldType, 9),
+                    (FieldRange, 10),
+                    (BadUtf8, 12)
+                ]
+            );
         }
     }
 

@@ -62,7 +62,12 @@ pub fn formats() -> &'static [FormatSpec] {
             options: changelog::CHANGELOG_OPTIONS,
             is_append_only: false,
         },
-        FormatSpec { name: "csv", doc: "One record of cells a line, as in RFC 4180.", options: csv::OPTIONS, is_append_only: true },
+        FormatSpec {
+            name: "csv",
+            doc: "One record of cells a line, as in RFC 4180.",
+            options: csv::OPTIONS,
+            is_append_only: true,
+        },
         FormatSpec {
             name: "debezium-json",
             doc: "One change a line: {\"before\": {…}, \"after\": {…}, \"op\": \"u\"}, also c, r, d.",
@@ -70,8 +75,18 @@ pub fn formats() -> &'static [FormatSpec] {
             is_append_only: false,
         },
         FormatSpec { name: "json", doc: "One JSON object a line.", options: json::OPTIONS, is_append_only: true },
-        FormatSpec { name: "parquet", doc: "Parquet files; columns are found by name.", options: parquet::OPTIONS, is_append_only: true },
-        FormatSpec { name: "raw", doc: "A line is the value of the only column, STRING or BYTES.", options: &[], is_append_only: true },
+        FormatSpec {
+            name: "parquet",
+            doc: "Parquet files; columns are found by name.",
+            options: parquet::OPTIONS,
+            is_append_only: true,
+        },
+        FormatSpec {
+            name: "raw",
+            doc: "A line is the value of the only column, STRING or BYTES.",
+            options: &[],
+            is_append_only: true,
+        },
     ]
 }
 

@@ -1,8 +1,8 @@
 //! The options of the `parquet` format. Its files are read and written by `connect::filesystem`, since they are no streams of records.
 
-use arrow::datatypes::SchemaRef;
 use ::parquet::arrow::ArrowSchemaConverter;
 use ::parquet::basic::{Compression, ZstdLevel};
+use arrow::datatypes::SchemaRef;
 
 use crate::connect::{OptionSpec, OptionType, Options};
 use crate::error::{Code, Diagnostic, Result};

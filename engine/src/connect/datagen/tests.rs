@@ -37,7 +37,15 @@ fn all_types() -> SchemaRef {
 
 fn planned(schema: SchemaRef, pairs: &[(&str, &str)]) -> Result<SourceRef> {
     let options = Options::new(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned(), None)));
-    let table = TableSpec { name: "t", schema, metadata: vec![], primary_key: vec![], partitioned_by: vec![], options: &options };
+    let table = TableSpec {
+        name: "t",
+        physical: schema.clone(),
+        schema,
+        metadata: vec![],
+        primary_key: vec![],
+        partitioned_by: vec![],
+        options: &options,
+    };
     let source = plan(&table)?;
     options.finish(&[]).map_err(|mut errors| errors.remove(0))?;
     Ok(source)

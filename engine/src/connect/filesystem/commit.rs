@@ -125,7 +125,8 @@ impl CommitRule {
                 let pattern = pattern.map_or_else(|| format!("${first}"), str::to_owned);
                 // With any value in place of each column, nothing that looks like a column may be left.
                 if fill(&pattern, columns.iter().map(|c| (c.as_str(), "0"))).contains('$') {
-                    return Err(options.invalid(PATTERN, format!("names something other than the partition columns {}", columns.join(", "))));
+                    return Err(options
+                        .invalid(PATTERN, format!("names something other than the partition columns {}", columns.join(", "))));
                 }
                 Trigger::PartitionTime { pattern }
             }
@@ -155,8 +156,11 @@ impl CommitRule {
             _ => scalar::parse_timestamp(&text, false, None),
         };
         let time = time.map_err(|_| {
-            Diagnostic::new(Code::InvalidOption, format!("option '{PATTERN}' = '{pattern}' makes '{text}' of a partition, which is no time"))
-                .hint("it must make 'yyyy-MM-dd HH:mm:ss' or 'yyyy-MM-dd'")
+            Diagnostic::new(
+                Code::InvalidOption,
+                format!("option '{PATTERN}' = '{pattern}' makes '{text}' of a partition, which is no time"),
+            )
+            .hint("it must make 'yyyy-MM-dd HH:mm:ss' or 'yyyy-MM-dd'")
         })?;
         Ok(time.saturating_add(self.delay_us))
     }
@@ -206,7 +210,8 @@ impl Commits {
         let mut state = self.lock();
         state.passed_us[core] = clock_us.max(state.passed_us[core]);
         let least = state.passed_us.iter().copied().min().unwrap_or(i64::MIN);
-        let complete: Vec<PathBuf> = state.pending.iter().filter(|(_, due)| **due <= least).map(|(folder, _)| folder.clone()).collect();
+        let complete: Vec<PathBuf> =
+            state.pending.iter().filter(|(_, due)| **due <= least).map(|(folder, _)| folder.clone()).collect();
         for folder in complete {
             let file = folder.join(&rule.success_file);
             let write = || -> std::io::Result<()> {

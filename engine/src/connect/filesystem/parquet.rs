@@ -5,13 +5,13 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use ::parquet::arrow::ProjectionMask;
+use ::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{CastOptions, cast_with_options, filter};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use ::parquet::arrow::ProjectionMask;
-use ::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use crate::batch::Weights;
 use crate::connect::Rejected;
@@ -30,7 +30,9 @@ pub fn row_groups(path: &Path) -> Result<Vec<u64>> {
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Diagnostic::new(Code::PathNotFound, format!("file '{}' is no longer there", path.display())),
+        std::io::ErrorKind::NotFound => {
+            Diagnostic::new(Code::PathNotFound, format!("file '{}' is no longer there", path.display()))
+        }
         _ => Diagnostic::new(Code::SourceUnavailable, format!("file '{}' can't be read: {e}", path.display())),
     })?;
     ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(path, &e))
@@ -65,11 +67,17 @@ impl GroupReader {
             match root.map(|i| in_file.field(i)) {
                 Some(found) if !fits(found.data_type(), field.data_type()) => {
                     let (wanted, given) = (sql_type(field), sql_type(found));
-                    return Err(Diagnostic::new(Code::FieldType, format!("file '{origin}': column '{}' is {given}, and the table says {wanted}", field.name()))
-                        .hint(format!("declare the column as {given} and CAST it in the query")));
+                    return Err(Diagnostic::new(
+                        Code::FieldType,
+                        format!("file '{origin}': column '{}' is {given}, and the table says {wanted}", field.name()),
+                    )
+                    .hint(format!("declare the column as {given} and CAST it in the query")));
                 }
                 None if !field.is_nullable() => {
-                    return Err(Diagnostic::new(Code::MissingField, format!("file '{origin}' has no column '{}', which is NOT NULL", field.name())));
+                    return Err(Diagnostic::new(
+                        Code::MissingField,
+                        format!("file '{origin}' has no column '{}', which is NOT NULL", field.name()),
+                    ));
                 }
                 _ => roots.push(root),
             }
@@ -102,8 +110,9 @@ impl GroupReader {
             };
             let given = batch.column(*place);
             let options = CastOptions { safe: true, format_options: FormatOptions::default() };
-            let column = cast_with_options(given, field.data_type(), &options)
-                .map_err(|e| Diagnostic::new(Code::Internal, format!("file '{}', column '{}': {e}", self.origin, field.name())))?;
+            let column = cast_with_options(given, field.data_type(), &options).map_err(|e| {
+                Diagnostic::new(Code::Internal, format!("file '{}', column '{}': {e}", self.origin, field.name()))
+            })?;
             find_bad(field, given, &column, &mut bad);
             columns.push(column);
         }
@@ -136,7 +145,10 @@ impl GroupReader {
 
 /// Whether a conversion keeps each value that is in the range of the target.
 fn fits(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Binary, BinaryView, Date32, Decimal128, Dictionary, Float16, Float32, Float64, LargeBinary, LargeList, LargeUtf8, List, Map, Struct, Time32, Time64, Timestamp, Utf8, Utf8View};
+    use DataType::{
+        Binary, BinaryView, Date32, Decimal128, Dictionary, Float16, Float32, Float64, LargeBinary, LargeList, LargeUtf8, List,
+        Map, Struct, Time32, Time64, Timestamp, Utf8, Utf8View,
+    };
     match (from, to) {
         (a, b) if a == b => true,
         (Dictionary(_, value), to) => fits(value, to),
@@ -184,7 +196,11 @@ impl<'a> RowText<'a> {
         const OPTIONS: FormatOptions<'_> = FormatOptions::new().with_null("NULL");
         let names = batch.schema();
         let cells = batch.columns().iter().zip(names.fields());
-        Self { cells: cells.map(|(array, field)| (field.name().clone(), ArrayFormatter::try_new(array.as_ref(), &OPTIONS).ok())).collect() }
+        Self {
+            cells: cells
+                .map(|(array, field)| (field.name().clone(), ArrayFormatter::try_new(array.as_ref(), &OPTIONS).ok()))
+                .collect(),
+        }
     }
 
     fn of(&self, row: usize) -> String {

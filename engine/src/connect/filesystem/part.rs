@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::properties::WriterProperties;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 
 use super::compression::Compression;
 use crate::connect::RowKind;
@@ -113,7 +113,8 @@ impl PartFile {
         part.output = Some(match &format.kind {
             FormatKind::Parquet(options) => {
                 let properties = WriterProperties::builder().set_compression(options.codec).build();
-                let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| poisoned(&part.name, &e))?;
+                let writer =
+                    ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| poisoned(&part.name, &e))?;
                 Output::Parquet(Box::new(writer))
             }
             _ => {
@@ -220,7 +221,6 @@ pub fn sync_folders(file: &Path, root: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -59,13 +59,18 @@ impl FileSink {
             return Err(options.invalid("path", "must be a folder where a table is written"));
         }
         if let Some((_, key)) = spec.metadata.first() {
-            return Err(Diagnostic::new(Code::UnsupportedSchema, format!("table '{}': metadata '{key}' can't be written", spec.name))
-                .hint("leave the column out of the sink's table"));
+            return Err(Diagnostic::new(
+                Code::UnsupportedSchema,
+                format!("table '{}': metadata '{key}' can't be written", spec.name),
+            )
+            .hint("leave the column out of the sink's table"));
         }
         let format = Format::read(options)?;
         let compression = match options.choice("compression", compression::WORDS)?.and_then(Compression::from_word) {
             Some(compression) if compression != Compression::None && matches!(format.kind, FormatKind::Parquet(_)) => {
-                return Err(options.invalid("compression", "does not go with Parquet, which compresses inside").hint("set 'parquet.compression'"));
+                return Err(options
+                    .invalid("compression", "does not go with Parquet, which compresses inside")
+                    .hint("set 'parquet.compression'"));
             }
             compression => compression.unwrap_or(Compression::None),
         };
@@ -77,7 +82,10 @@ impl FileSink {
             cells::check_type(&columns[*index], false)?;
         }
         if data_columns.is_empty() {
-            return Err(Diagnostic::new(Code::UnsupportedSchema, format!("table '{}' has no column besides those it is partitioned by", spec.name)));
+            return Err(Diagnostic::new(
+                Code::UnsupportedSchema,
+                format!("table '{}' has no column besides those it is partitioned by", spec.name),
+            ));
         }
         format.check_sink(&data, options)?;
         let partition_names: Vec<String> = spec.partitioned_by.iter().map(|i| columns[*i].name().clone()).collect();
@@ -143,7 +151,10 @@ impl Sink for FileSink {
     fn open(&self, init: CoreInit, schema: SchemaRef, mode: ChangelogMode) -> Result<Box<dyn SinkWriter>> {
         let columns = self.shared.data_columns.len() + self.shared.partition_columns.len();
         if schema.fields().len() != columns || !self.accepts(mode) {
-            return Err(Diagnostic::new(Code::Internal, format!("table '{}': the plan does not fit its sink", self.shared.table)));
+            return Err(Diagnostic::new(
+                Code::Internal,
+                format!("table '{}': the plan does not fit its sink", self.shared.table),
+            ));
         }
         if let Some((_, commits)) = &self.shared.commit {
             commits.join(usize::from(init.core.0), init.cores);

@@ -294,7 +294,10 @@ struct Reader {
 impl SourceReader for Reader {
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         if self.has_failed {
-            return Err(Diagnostic::new(Code::Internal, format!("table '{}': a file reader is used after its error", self.shared.table)));
+            return Err(Diagnostic::new(
+                Code::Internal,
+                format!("table '{}': a file reader is used after its error", self.shared.table),
+            ));
         }
         let answer = self.try_poll(rows_max, out);
         self.has_failed = answer.is_err();
@@ -412,7 +415,10 @@ impl Reader {
             }
             for split in self.shared.splits_of(file)? {
                 let id = SplitId(u32::try_from(self.watch.next_id).map_err(|_| {
-                    Diagnostic::new(Code::SourceUnavailable, format!("table '{}' has had more than 2^32 splits", self.shared.table))
+                    Diagnostic::new(
+                        Code::SourceUnavailable,
+                        format!("table '{}' has had more than 2^32 splits", self.shared.table),
+                    )
                 })?);
                 self.watch.next_id += self.init.cores;
                 out.push(SourceEvent::SplitOpened(id));

@@ -12,7 +12,8 @@ use arrow::util::pretty::pretty_format_batches;
 
 use super::SPEC;
 use crate::connect::{
-    ChangelogMode, Changes, CoreInit, Options, Rejected, RowKind, SinkRef, SinkWriter, SourceEvent, SourcePoll, SourceRef, TableSpec,
+    ChangelogMode, Changes, CoreInit, Options, Rejected, RowKind, SinkRef, SinkWriter, SourceEvent, SourcePoll, SourceRef,
+    TableSpec,
 };
 use crate::error::{Code, Result};
 use crate::ids::{CoreId, Epoch};
@@ -41,7 +42,13 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(schema: &SchemaRef, options: &[(&'a str, &'a str)]) -> Self {
-        Self { schema: Arc::clone(schema), physical: Arc::clone(schema), metadata: vec![], partitioned_by: vec![], options: options.to_vec() }
+        Self {
+            schema: Arc::clone(schema),
+            physical: Arc::clone(schema),
+            metadata: vec![],
+            partitioned_by: vec![],
+            options: options.to_vec(),
+        }
     }
 
     fn plan<T>(&self, plan: fn(&TableSpec<'_>) -> Result<T>) -> Result<T> {
@@ -86,7 +93,12 @@ fn rows_of(batch: &RecordBatch) -> Vec<String> {
         return vec![String::new(); batch.num_rows()];
     }
     let text = pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string();
-    let rows: Vec<String> = text.lines().skip(3).filter(|l| !l.starts_with('+')).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let rows: Vec<String> = text
+        .lines()
+        .skip(3)
+        .filter(|l| !l.starts_with('+'))
+        .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
     assert_eq!(rows.len(), batch.num_rows(), "values without line ends");
     rows
 }
@@ -154,7 +166,15 @@ fn dirty_files_give_every_good_row_and_name_every_bad_one() {
         (
             "stray_quotes.csv",
             vec![1, 3, 8, 11],
-            vec![(BadRecord, 2), (BadRecord, 4), (MissingField, 5), (ExtraField, 6), (FieldType, 7), (FieldRange, 10), (BadUtf8, 11)],
+            vec![
+                (BadRecord, 2),
+                (BadRecord, 4),
+                (MissingField, 5),
+                (ExtraField, 6),
+                (FieldType, 7),
+                (FieldRange, 10),
+                (BadUtf8, 11),
+            ],
         ),
     ] {
         let path = dirty(file);
@@ -270,7 +290,8 @@ fn metadata_and_unneeded_columns() {
     ]));
     let metadata = vec![(0, "file.line"), (2, "file.name"), (3, "file.size"), (4, "file.modification-time"), (5, "file.path")];
     let with_unknown = ("json.fail-on-unknown-field", "true");
-    let table = Table { physical: table(), metadata, ..Table::new(&schema, &[("path", &path), ("format", "json"), with_unknown]) };
+    let table =
+        Table { physical: table(), metadata, ..Table::new(&schema, &[("path", &path), ("format", "json"), with_unknown]) };
     let rows = read(&table.source().unwrap(), 1).unwrap().rows;
     assert_eq!(rows.len(), 2);
     assert!(rows[0].0.starts_with("| 1 | 7 | a.json | 30 | 20") && rows[0].0.ends_with("/a.json |"), "{}", rows[0].0);
@@ -278,7 +299,8 @@ fn metadata_and_unneeded_columns() {
 
     let unknown = Table { metadata: vec![(0, "file.owner")], ..table };
     assert_eq!(unknown.source().unwrap_err().code, Code::UnsupportedSchema);
-    let count = Table { schema: Arc::new(Schema::empty()), ..Table::new(&unknown.physical, &[("path", &path), ("format", "json")]) };
+    let count =
+        Table { schema: Arc::new(Schema::empty()), ..Table::new(&unknown.physical, &[("path", &path), ("format", "json")]) };
     assert_eq!(read(&count.source().unwrap(), 2).unwrap().rows.len(), 2);
 }
 
@@ -455,7 +477,10 @@ fn envelopes_of_debezium_are_read_with_and_without_schema_and_bad_ones_refused()
     ];
     fs::write(dir.path().join("a.json"), lines.join("\n")).unwrap();
     let path = dir.path().display().to_string();
-    let table = Table { schema: Arc::new(table().project(&[0]).unwrap()), ..Table::new(&table(), &[("path", &path), ("format", "debezium-json")]) };
+    let table = Table {
+        schema: Arc::new(table().project(&[0]).unwrap()),
+        ..Table::new(&table(), &[("path", &path), ("format", "debezium-json")])
+    };
     let read = read(&table.source().unwrap(), 1).unwrap();
     let mut net: BTreeMap<String, i64> = BTreeMap::new();
     for (row, weight) in read.rows {
@@ -476,8 +501,11 @@ fn partitions_are_folders_that_are_complete_when_the_watermark_says_so() {
         Field::new("hm", DataType::Utf8View, true),
     ]));
     let row = |id: i64, dt: Option<&str>, hm: &str| {
-        let columns: Vec<ArrayRef> =
-            vec![Arc::new(Int64Array::from(vec![id])), Arc::new(StringViewArray::from(vec![dt])), Arc::new(StringViewArray::from(vec![hm]))];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![id])),
+            Arc::new(StringViewArray::from(vec![dt])),
+            Arc::new(StringViewArray::from(vec![hm])),
+        ];
         Changes { rows: RecordBatch::try_new(Arc::clone(&schema), columns).unwrap(), kinds: None }
     };
     let dir = tempfile::tempdir().unwrap();
@@ -519,7 +547,10 @@ fn partitions_are_folders_that_are_complete_when_the_watermark_says_so() {
 
     let back = Table { partitioned_by: vec![1, 2], ..Table::new(&schema, &[("path", path.as_str()), ("format", "csv")]) };
     let rows: Vec<_> = read(&back.source().unwrap(), 2).unwrap().rows.into_iter().map(|(row, _)| row).collect();
-    assert_eq!(rows, ["| 1 | 2024-01-01 | 10:00 |", "| 2 | 2024-01-01 | 10:00 |", "| 3 | 2024-01-01 | 10:01 |", "| 4 | | a/b=c |"]);
+    assert_eq!(
+        rows,
+        ["| 1 | 2024-01-01 | 10:00 |", "| 2 | 2024-01-01 | 10:00 |", "| 3 | 2024-01-01 | 10:01 |", "| 4 | | a/b=c |"]
+    );
 }
 
 #[test]
@@ -569,12 +600,23 @@ fn parquet_columns_are_found_by_name_and_rows_out_of_range_refused() {
         Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true),
         Field::new("ID", DataType::Int64, true),
     ]));
-    let ids: Int64Array = (0..5000).map(|i| if i == 7 { Some(1 << 40) } else if i == 4000 { None } else { Some(i) }).collect();
+    let ids: Int64Array = (0..5000)
+        .map(|i| {
+            if i == 7 {
+                Some(1 << 40)
+            } else if i == 4000 {
+                None
+            } else {
+                Some(i)
+            }
+        })
+        .collect();
     let prices: Int64Array = (0..5000).map(Some).collect();
     let times = TimestampMicrosecondArray::from_iter_values(0..5000);
     let batch = RecordBatch::try_new(Arc::clone(&in_file), vec![Arc::new(prices), Arc::new(times), Arc::new(ids)]).unwrap();
     let properties = ::parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(Some(1000)).build();
-    let mut parquet = ::parquet::arrow::ArrowWriter::try_new(fs::File::create(&file).unwrap(), in_file, Some(properties)).unwrap();
+    let mut parquet =
+        ::parquet::arrow::ArrowWriter::try_new(fs::File::create(&file).unwrap(), in_file, Some(properties)).unwrap();
     parquet.write(&batch).unwrap();
     parquet.close().unwrap();
 
@@ -622,7 +664,8 @@ fn numbers_survive_json_both_ways() {
     let mut reader = sink_table.source().unwrap().open(CoreInit { core: CoreId(0), cores: 1 }).unwrap();
     let mut events = Vec::new();
     while reader.poll(10, &mut events).unwrap() != SourcePoll::Finished {}
-    let batches: Vec<_> = events.into_iter().filter_map(|e| if let SourceEvent::Rows(b) = e { Some(b.rows) } else { None }).collect();
+    let batches: Vec<_> =
+        events.into_iter().filter_map(|e| if let SourceEvent::Rows(b) = e { Some(b.rows) } else { None }).collect();
     assert_eq!(batches[0].column(0).as_primitive::<Int64Type>(), rows.column(0).as_primitive::<Int64Type>());
     assert_eq!(batches[0].column(0).null_count(), 0);
 }

@@ -29,7 +29,7 @@ fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
 }
 
 fn table<'a>(name: &'a str, schema: SchemaRef, options: &'a Options) -> TableSpec<'a> {
-    TableSpec { name, schema, metadata: vec![], primary_key: vec![], partitioned_by: vec![], options }
+    TableSpec { name, physical: schema.clone(), schema, metadata: vec![], primary_key: vec![], partitioned_by: vec![], options }
 }
 
 fn named(name: &str) -> Options {

@@ -53,7 +53,15 @@ fn options(pairs: &[(&str, &str)]) -> Options {
 
 fn source_of(schema: SchemaRef, pairs: &[(&str, &str)]) -> Result<SourceRef> {
     let options = options(pairs);
-    plan(&TableSpec { name: "events", schema, metadata: vec![], primary_key: vec![], partitioned_by: vec![], options: &options })
+    plan(&TableSpec {
+        name: "events",
+        physical: schema.clone(),
+        schema,
+        metadata: vec![],
+        primary_key: vec![],
+        partitioned_by: vec![],
+        options: &options,
+    })
 }
 
 fn source(pairs: &[(&str, &str)]) -> SourceRef {
@@ -419,6 +427,7 @@ fn every_option_is_read_and_others_are_unknown() {
     let table = |options| TableSpec {
         name: "events",
         schema: full_schema(),
+        physical: full_schema(),
         metadata: vec![],
         primary_key: vec![],
         partitioned_by: vec![],
