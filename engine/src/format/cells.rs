@@ -98,7 +98,10 @@ impl Cells {
                 CellsKind::Map(map.offsets().clone(), Box::new(keys), Box::new(values))
             }
             other => {
-                return Err(Diagnostic::new(Code::Internal, format!("column '{}' of type {other} was not checked", field.name())));
+                return Err(Diagnostic::new(
+                    Code::Internal,
+                    format!("column '{}' of type {other} was not checked", field.name()),
+                ));
             }
         };
         Ok(Self { nulls: array.logical_nulls(), kind })
