@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array};
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::DataType;
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StringArray, UInt32Array,
+    new_null_array,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, FieldRef};
+use tiderace_storage::PointTable;
 
 use super::numeric::{DECIMAL_END, FloatSum, I192, Moments, array};
-use super::state::{unrank64, unrank128};
-use super::view::{from_ordinals64, from_ordinals128};
-use crate::error::Result;
+use super::state::{HANDLE_BYTES, unrank64, unrank128};
+use super::value::Values;
+use crate::error::{Code, Diagnostic, Result};
+use crate::key::RowCodec;
+use crate::key::ordinal::{from_ordinals64, from_ordinals128};
 
 /// Results of groups.
 #[derive(Debug)]
@@ -32,24 +39,135 @@ pub struct Failure {
 /// How a call's result is made. Numbers are offsets in the slot.
 #[derive(Clone, Debug)]
 pub(crate) enum Evaluation {
-    Count { count: usize },
-    SumInteger { sum: usize, count: usize },
-    SumDecimal { sum: usize, count: usize, result: DataType },
-    SumFloat { sum: usize, count: usize, average: bool },
-    AverageInteger { sum: usize, count: usize, digits: u32, result: DataType },
-    AverageDecimal { sum: usize, count: usize, digits: u32, result: DataType },
-    Variance { moments: usize, sample: bool, root: bool },
-    Boolean { count: usize, truths: usize, all: bool },
-    Extremum64 { best: usize, count: usize, least: bool, result: DataType },
-    Extremum128 { best: usize, count: usize, least: bool, result: DataType },
+    Count {
+        count: usize,
+    },
+    SumInteger {
+        sum: usize,
+        count: usize,
+    },
+    SumDecimal {
+        sum: usize,
+        count: usize,
+        result: DataType,
+    },
+    SumFloat {
+        sum: usize,
+        count: usize,
+        average: bool,
+    },
+    AverageInteger {
+        sum: usize,
+        count: usize,
+        digits: u32,
+        result: DataType,
+    },
+    AverageDecimal {
+        sum: usize,
+        count: usize,
+        digits: u32,
+        result: DataType,
+    },
+    Variance {
+        moments: usize,
+        sample: bool,
+        root: bool,
+    },
+    Boolean {
+        count: usize,
+        truths: usize,
+        all: bool,
+    },
+    Extremum64 {
+        best: usize,
+        count: usize,
+        least: bool,
+        result: DataType,
+    },
+    Extremum128 {
+        best: usize,
+        count: usize,
+        least: bool,
+        result: DataType,
+    },
+    /// The last column of a canonical row.
+    Row {
+        handle: usize,
+        codec: RowCodec,
+        result: DataType,
+    },
+    /// The last columns of canonical rows, with their multiplicity unless `once`.
+    List {
+        handle: usize,
+        codec: RowCodec,
+        item: FieldRef,
+        once: bool,
+    },
+    Joined {
+        handle: usize,
+        codec: RowCodec,
+        separator: String,
+        result: DataType,
+        once: bool,
+    },
 }
 
 fn long(slot: &[u8], at: usize) -> i64 {
     i64::from_le_bytes(array(slot, at))
 }
 
+/// The rows of a multiset's bytes, each with its weight.
+fn rows_of(mut bytes: &[u8]) -> impl Iterator<Item = (i64, &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, rest) = bytes.split_at_checked(12)?;
+        let (row, rest) = rest.split_at_checked(u32::from_le_bytes(array(head, 8)) as usize)?;
+        bytes = rest;
+        Some((i64::from_le_bytes(array(head, 0)), row))
+    })
+}
+
+/// The last column of rows; `indices` says which row each result is.
+fn last_column(codec: &RowCodec, rows: &[&[u8]]) -> Result<ArrayRef> {
+    let mut columns = codec.decode(rows.iter().copied())?;
+    columns.pop().ok_or_else(|| Diagnostic::new(Code::Internal, "a row without columns"))
+}
+
+fn internal(error: arrow::error::ArrowError) -> Diagnostic {
+    Diagnostic::new(Code::Internal, format!("a result can't be built: {error}"))
+}
+
 impl Evaluation {
-    pub(crate) fn evaluate(&self, slots: &[u8], width: usize, call: usize, failures: &mut Vec<Failure>) -> Result<ArrayRef> {
+    /// Moves all offsets.
+    pub(crate) fn shift(&mut self, by: usize) {
+        match self {
+            // The count of all rows lies in the header, which does not move.
+            Self::Count { count } => *count += if *count > 0 { by } else { 0 },
+            Self::SumInteger { sum: a, count: b }
+            | Self::SumDecimal { sum: a, count: b, .. }
+            | Self::SumFloat { sum: a, count: b, .. }
+            | Self::AverageInteger { sum: a, count: b, .. }
+            | Self::AverageDecimal { sum: a, count: b, .. }
+            | Self::Boolean { truths: a, count: b, .. }
+            | Self::Extremum64 { best: a, count: b, .. }
+            | Self::Extremum128 { best: a, count: b, .. } => {
+                *a += by;
+                *b += if *b > 0 { by } else { 0 };
+            }
+            Self::Variance { moments: a, .. }
+            | Self::Row { handle: a, .. }
+            | Self::List { handle: a, .. }
+            | Self::Joined { handle: a, .. } => *a += by,
+        }
+    }
+
+    pub(crate) fn evaluate(
+        &self,
+        slots: &[u8],
+        width: usize,
+        values: &PointTable,
+        call: usize,
+        failures: &mut Vec<Failure>,
+    ) -> Result<ArrayRef> {
         let each = || slots.chunks_exact(width);
         let nulls = |count: usize| {
             let valid: NullBuffer = each().map(|s| long(s, count) != 0).collect();
@@ -123,6 +241,58 @@ impl Evaluation {
             Self::Extremum128 { best, count, least, result } => {
                 let ordinals: Vec<i128> = each().map(|s| unrank128(u128::from_le_bytes(array(s, *best)), *least)).collect();
                 from_ordinals128(&ordinals, nulls(*count), result)?
+            }
+            Self::Row { handle, codec, result } => {
+                let mut rows = Vec::new();
+                let indices: UInt32Array = each()
+                    .map(|s| {
+                        let row = Values::bytes(values, &s[*handle..*handle + HANDLE_BYTES]);
+                        (!row.is_empty()).then(|| {
+                            rows.push(row);
+                            rows.len() as u32 - 1
+                        })
+                    })
+                    .collect();
+                if rows.is_empty() {
+                    return Ok(new_null_array(result, indices.len()));
+                }
+                take(&last_column(codec, &rows)?, &indices, None).map_err(internal)?
+            }
+            Self::List { handle, codec, item, once } => {
+                let (mut rows, mut lengths, mut valid) = (Vec::new(), Vec::new(), Vec::new());
+                for slot in each() {
+                    let before = rows.len();
+                    for (weight, row) in rows_of(Values::bytes(values, &slot[*handle..*handle + HANDLE_BYTES])) {
+                        rows.extend(std::iter::repeat_n(row, if *once { 1 } else { weight.max(0) as usize }));
+                    }
+                    lengths.push(rows.len() - before);
+                    valid.push(rows.len() > before);
+                }
+                let items = last_column(codec, &rows)?;
+                let offsets = OffsetBuffer::from_lengths(lengths);
+                Arc::new(ListArray::try_new(item.clone(), offsets, items, Some(NullBuffer::from(valid))).map_err(internal)?)
+            }
+            Self::Joined { handle, codec, separator, result, once } => {
+                let mut joined: Vec<Option<String>> = Vec::new();
+                for slot in each() {
+                    let bytes = Values::bytes(values, &slot[*handle..*handle + HANDLE_BYTES]);
+                    let (weights, rows): (Vec<i64>, Vec<&[u8]>) = rows_of(bytes).unzip();
+                    let strings = cast(&last_column(codec, &rows)?, &DataType::Utf8).map_err(internal)?;
+                    let mut text: Option<String> = None;
+                    for (string, weight) in strings.as_string::<i32>().iter().zip(weights) {
+                        for _ in 0..if *once { 1 } else { weight } {
+                            match &mut text {
+                                Some(text) => text.push_str(separator),
+                                None => text = Some(String::new()),
+                            }
+                            if let (Some(text), Some(string)) = (&mut text, string) {
+                                text.push_str(string);
+                            }
+                        }
+                    }
+                    joined.push(text);
+                }
+                cast(&StringArray::from(joined), result).map_err(internal)?
             }
         })
     }

@@ -175,7 +175,7 @@ impl GroupAggregate {
                 weights.push(1);
             }
             if !self.global && rows_of(count + i) == 0 {
-                push_key(&mut self.dead, table.key(records[i]), table.hash(records[i]));
+                self.dead.push(table.key(records[i]), table.hash(records[i]));
             }
         }
         if !indices.is_empty() {
@@ -193,18 +193,20 @@ impl GroupAggregate {
 
     /// Removes groups without rows, and all that the epoch kept.
     fn finish_epoch(&mut self, shard: &mut Shard) {
-        let table = shard.point(self.groups, self.aggregates.record_width());
-        let mut found = Vec::new();
-        table.find(&self.dead.as_batch(), &mut found);
-        let records: Vec<RecordRef> = found.into_iter().flatten().collect();
-        self.aggregates.forget(shard, self.groups, &records);
-        let table = shard.point(self.groups, self.aggregates.record_width());
-        let dead = self.dead.as_batch();
-        for i in 0..dead.len() {
-            table.remove(dead.hashes[i], dead.key(i));
+        if !self.dead.hashes.is_empty() {
+            let table = shard.point(self.groups, self.aggregates.record_width());
+            let mut found = Vec::new();
+            table.find(&self.dead.as_batch(), &mut found);
+            let records: Vec<RecordRef> = found.into_iter().flatten().collect();
+            self.aggregates.forget(shard, self.groups, &records);
+            let table = shard.point(self.groups, self.aggregates.record_width());
+            let dead = self.dead.as_batch();
+            for i in 0..dead.len() {
+                table.remove(dead.hashes[i], dead.key(i));
+            }
+            self.dead = Keys::default();
         }
         self.aggregates.release(shard);
-        self.dead = Keys::default();
         self.touched.clear();
         self.before.clear();
         // A rare large epoch does not hold its memory for ever.
@@ -245,15 +247,6 @@ impl GroupAggregate {
 
 fn internal(error: arrow::error::ArrowError) -> Diagnostic {
     Diagnostic::new(Code::Internal, format!("a result can't be built: {error}"))
-}
-
-fn push_key(keys: &mut Keys, key: &[u8], hash: u64) {
-    if keys.offsets.is_empty() {
-        keys.offsets.push(0);
-    }
-    keys.bytes.extend_from_slice(key);
-    keys.offsets.push(keys.bytes.len() as u32);
-    keys.hashes.push(hash);
 }
 
 /// Whether results `i` and `count + i` are the same in all columns.

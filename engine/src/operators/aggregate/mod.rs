@@ -7,11 +7,14 @@
 
 pub mod aggregates;
 pub mod call;
+mod compile;
 pub mod evaluate;
 pub mod group;
 mod numeric;
+mod sets;
+mod sketch;
 mod state;
-mod view;
+mod value;
 
 pub use aggregates::{Aggregates, TableIds};
 pub use call::{AggregateCall, AggregateFunction};

@@ -6,7 +6,8 @@ use arrow::array::{ArrayRef, AsArray, BinaryArray, Decimal128Array, Float64Array
 use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, UInt64Type};
 
 use super::numeric::{FloatSum, I192, Moments, array};
-use super::view::{Numbers, View};
+use crate::key::Keys;
+use crate::key::ordinal::{Numbers, View};
 
 /// What a state is.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,12 +28,24 @@ pub(crate) enum StateKind {
     Extremum128 { column: usize, least: bool },
     /// The first (or last) canonical row of an order, of rows that are never taken back: a handle into the values.
     Best { order: usize, last: bool },
-    /// A number that the step over a set (multiset, distinct values, sketch) adds up itself.
-    Tally(usize),
-    /// A result made from a set when the group settles: a handle into the values.
-    SetValue(usize),
+    /// How many entries a group has in a set of different values.
+    Entries(usize),
+    /// How many of them are below zero.
+    NegativeValues(usize),
+    /// How many entries of a multiset are below zero.
+    NegativeRows(usize),
+    /// A result made from a multiset when the group settles: a handle into the values.
+    SetValue { set: usize, part: Part },
     /// An estimate made from a sketch when the group settles.
     Estimate(usize),
+}
+
+/// What is kept of a multiset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    First,
+    Last,
+    All,
 }
 
 /// A handle into the values; see [`super::value`].
@@ -41,18 +54,27 @@ pub(crate) const HANDLE_BYTES: usize = 16;
 impl StateKind {
     pub(crate) fn width(&self) -> usize {
         match self {
-            Self::Count | Self::Extremum64 { .. } | Self::Tally(_) | Self::Estimate(_) => 8,
+            Self::Count | Self::Extremum64 { .. } | Self::Estimate(_) => 8,
+            Self::Entries(_) | Self::NegativeValues(_) | Self::NegativeRows(_) => 8,
             Self::SumInteger(_) | Self::Extremum128 { .. } => 16,
             Self::SumDecimal(_) => I192::BYTES,
             Self::SumFloat(_) => FloatSum::BYTES,
             Self::Moments(_) => Moments::BYTES,
-            Self::Best { .. } | Self::SetValue(_) => HANDLE_BYTES,
+            Self::Best { .. } | Self::SetValue { .. } => HANDLE_BYTES,
         }
     }
 
     /// Whether two parts of a group can be put together by their bytes alone.
     pub(crate) fn merges(&self) -> bool {
-        !matches!(self, Self::Tally(_) | Self::SetValue(_) | Self::Estimate(_))
+        self.travels()
+    }
+
+    /// Whether a first phase can make it for a second one.
+    pub(crate) fn travels(&self) -> bool {
+        !matches!(
+            self,
+            Self::Entries(_) | Self::NegativeValues(_) | Self::NegativeRows(_) | Self::SetValue { .. } | Self::Estimate(_)
+        )
     }
 
     /// The column it reads, and how.
@@ -83,7 +105,9 @@ impl StateKind {
             }
             Self::Extremum64 { .. } => vec![DataType::UInt64],
             Self::Best { .. } => vec![DataType::Binary],
-            Self::Tally(_) | Self::SetValue(_) | Self::Estimate(_) => Vec::new(),
+            Self::Entries(_) | Self::NegativeValues(_) | Self::NegativeRows(_) | Self::SetValue { .. } | Self::Estimate(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -123,13 +147,13 @@ impl StateKind {
                 into[at..at + 16].copy_from_slice(&best.to_le_bytes());
             }
             // Best rows are compared by their bytes, which lie elsewhere; sets don't merge.
-            Self::Best { .. } | Self::Tally(_) | Self::SetValue(_) | Self::Estimate(_) => {}
+            _ => {}
         }
     }
 
     pub(crate) fn locals(&self) -> Locals {
         match self {
-            Self::Count | Self::Tally(_) | Self::Estimate(_) => Locals::Count(Vec::new()),
+            Self::Count | Self::Entries(_) | Self::NegativeValues(_) | Self::NegativeRows(_) => Locals::Count(Vec::new()),
             Self::SumInteger(_) => Locals::Integer(Vec::new()),
             Self::SumDecimal(_) => Locals::Decimal(Vec::new()),
             Self::SumFloat(_) => Locals::Float(Vec::new()),
@@ -137,7 +161,7 @@ impl StateKind {
             Self::Extremum64 { .. } => Locals::Greatest64(Vec::new()),
             Self::Extremum128 { .. } => Locals::Greatest128(Vec::new()),
             Self::Best { .. } => Locals::Row(Vec::new()),
-            Self::SetValue(_) => Locals::Nothing,
+            Self::SetValue { .. } | Self::Estimate(_) => Locals::Nothing,
         }
     }
 }
@@ -272,6 +296,39 @@ impl Locals {
         }
     }
 
+    /// Lets rows compete by their keys; an empty key takes no part.
+    pub(crate) fn add_best(&mut self, groups: &[u32], weights: WeightSlice<'_>, keys: &Keys, last: bool) {
+        let Self::Row(best) = self else { return };
+        each_row(groups, weights, |row, group, weight| {
+            let key = keys.key(row);
+            if weight <= 0 || key.is_empty() {
+                return;
+            }
+            let wins = best[group].checked_sub(1).is_none_or(|old| {
+                let old = keys.key(old as usize);
+                if last { key > old } else { key < old }
+            });
+            if wins {
+                best[group] = row as u32 + 1;
+            }
+        });
+    }
+
+    /// Whether nothing came to group `local`.
+    pub(crate) fn is_identity(&self, local: usize) -> bool {
+        match self {
+            Self::Count(v) => v[local] == 0,
+            Self::Integer(v) => v[local] == 0,
+            Self::Decimal(v) => v[local] == I192::default(),
+            Self::Float(v) => v[local] == FloatSum::default(),
+            Self::Moments(v) => v[local] == Moments::default(),
+            Self::Greatest64(v) => v[local] == 0,
+            Self::Greatest128(v) => v[local] == 0,
+            Self::Row(v) => v[local] == 0,
+            Self::Nothing => true,
+        }
+    }
+
     /// Puts group `local` of the batch into a slot. Best rows have a step of their own.
     #[inline]
     pub(crate) fn merge_into(&self, local: usize, slot: &mut [u8], at: usize) {
@@ -308,7 +365,7 @@ impl Locals {
     }
 
     /// The groups of the batch as columns of [`StateKind::partial_types`]. `best`: the canonical bytes of a row.
-    pub(crate) fn to_partial<'k>(&self, count: usize, best: impl Fn(u32) -> &'k [u8], out: &mut Vec<ArrayRef>) {
+    pub(crate) fn to_partial<'k>(&self, kind: &StateKind, count: usize, best: impl Fn(u32) -> &'k [u8], out: &mut Vec<ArrayRef>) {
         fn longs(values: impl Iterator<Item = i64>) -> ArrayRef {
             Arc::new(Int64Array::from_iter_values(values))
         }
@@ -318,6 +375,9 @@ impl Locals {
         fn wides(values: impl Iterator<Item = i128>) -> ArrayRef {
             // 38 digits is the type's name only: all 128 bits are carried.
             Arc::new(Decimal128Array::from_iter_values(values).with_data_type(DataType::Decimal128(38, 0)))
+        }
+        if !kind.travels() {
+            return;
         }
         match self {
             Self::Count(v) => out.push(longs(v[..count].iter().copied())),
@@ -353,10 +413,13 @@ impl Locals {
     }
 
     /// Adds rows of partial columns, the first of which are its own; gives back the rest. Best rows have a step of their own.
-    pub(crate) fn add_partial<'c>(&mut self, groups: &[u32], columns: &'c [ArrayRef]) -> &'c [ArrayRef] {
+    pub(crate) fn add_partial<'c>(&mut self, kind: &StateKind, groups: &[u32], columns: &'c [ArrayRef]) -> &'c [ArrayRef] {
         let long = |i: usize| columns[i].as_primitive::<Int64Type>().values();
         let double = |i: usize| columns[i].as_primitive::<Float64Type>().values();
         let wide = |i: usize| columns[i].as_primitive::<Decimal128Type>().values();
+        if !kind.travels() {
+            return columns;
+        }
         let used = match self {
             Self::Count(sums) => {
                 let values = long(0);

@@ -1,4 +1,4 @@
-//! Columns as the loops of the aggregates read them: 64-bit integers, 128-bit integers, doubles; and ordinals back to columns.
+//! Columns as loops read them: 64-bit integers, 128-bit integers, doubles; and ordinals, which are ordered as the values are, back to columns.
 
 use std::sync::Arc;
 
@@ -20,8 +20,6 @@ pub(crate) enum View {
     Ordinal128,
     /// As a double.
     Float,
-    /// A truth value: no numbers.
-    None,
 }
 
 /// The numbers of one column of a batch. What stands at NULL is not defined.
@@ -101,7 +99,7 @@ where
 }
 
 fn wrong(data_type: &DataType) -> Diagnostic {
-    Diagnostic::new(Code::Internal, format!("an aggregate can't read a column of type {data_type}"))
+    Diagnostic::new(Code::Internal, format!("no numbers can be read from a column of type {data_type}"))
 }
 
 /// Reads a column; it must not be a dictionary.
@@ -150,7 +148,6 @@ pub(crate) fn numbers(array: &ArrayRef, view: View) -> Result<Numbers> {
             DataType::Interval(IntervalUnit::MonthDayNano) => mapped::<IntervalMonthDayNanoType, _>(array, interval_ordinal),
             other => return Err(wrong(other)),
         }),
-        View::None => return Err(wrong(data_type)),
     })
 }
 
