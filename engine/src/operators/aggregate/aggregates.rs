@@ -194,6 +194,11 @@ impl Aggregates {
         Ok(this)
     }
 
+    /// How many results a group has.
+    pub(crate) fn calls(&self) -> usize {
+        self.evaluations.len()
+    }
+
     fn has_sets(&self) -> bool {
         !(self.distincts.is_empty() && self.multisets.is_empty() && self.sketches.is_empty())
     }
@@ -232,11 +237,16 @@ impl Aggregates {
         self.states.iter().all(|s| s.kind.merges())
     }
 
-    /// Whether a first phase can send partial results if one more operator for each set of different values
+    /// Whether the first phase of a two-phase aggregation can send partial results if one more operator for each set of different values
     /// ([`distinct_columns`](Self::distinct_columns)) does so too.
     #[must_use]
     pub fn can_split(&self) -> bool {
         self.states.iter().all(|s| s.kind.merges() || matches!(s.kind, StateKind::Entries(_) | StateKind::NegativeValues(_)))
+    }
+
+    /// How many more values of a set have a negative weight since the last batch.
+    pub(crate) fn values_below_zero(&self, set: usize) -> i64 {
+        self.distincts[set].negative_tally.iter().sum()
     }
 
     /// The columns whose different values are kept, a set each.
@@ -618,25 +628,33 @@ impl Aggregates {
         Ok(evaluated)
     }
 
-    /// Adds slot `from[i]` to slot `into[i]`, both among dense slots as of [`gather`](Self::gather); see [`can_merge`](Self::can_merge). What is
-    /// made may be evaluated while the groups that it comes from are there.
-    pub fn merge_slots(&self, shard: &mut Shard, from: &[u8], into: &mut [u8]) {
+    /// Adds slot `from[i]` to slot `into[i]`, both among dense slots as of [`gather`](Self::gather); see [`can_merge`](Self::can_merge). What
+    /// is made owns its values: write it back to a record that is [forgotten](Self::forget) one day.
+    pub fn merge_slots(&mut self, shard: &mut Shard, from: &[u8], into: &mut [u8]) {
         let values = shard.point(self.values.table, 0);
         for (from, into) in from.chunks_exact(self.width).zip(into.chunks_exact_mut(self.width)) {
             for state in &self.states {
-                let at = state.at;
-                if let StateKind::Best { last, .. } = state.kind {
-                    let candidate = Values::bytes(values, &from[at..at + HANDLE_BYTES]);
-                    let have = Values::bytes(values, &into[at..at + HANDLE_BYTES]);
-                    let better = have.is_empty() || if last { candidate > have } else { candidate < have };
-                    if !candidate.is_empty() && better {
-                        into[at..at + HANDLE_BYTES].copy_from_slice(&from[at..at + HANDLE_BYTES]);
-                    }
-                } else {
-                    state.kind.merge_slot(from, into, at);
+                let StateKind::Best { last, .. } = state.kind else {
+                    state.kind.merge_slot(from, into, state.at);
+                    continue;
+                };
+                let handles = state.at..state.at + HANDLE_BYTES;
+                let candidate = Values::bytes(values, &from[handles.clone()]);
+                let have = Values::bytes(values, &into[handles.clone()]);
+                let better = have.is_empty() || if last { candidate > have } else { candidate < have };
+                if !candidate.is_empty() && better {
+                    let candidate = candidate.to_vec();
+                    self.values.retire(values, &into[handles.clone()]);
+                    into[handles].copy_from_slice(&self.values.store(values, &candidate));
                 }
             }
         }
+    }
+
+    /// Whether groups hold anything outside their slots, so that whole tables of them can't be dropped without [`forget`](Self::forget).
+    #[must_use]
+    pub fn needs_forget(&self) -> bool {
+        self.has_sets() || self.states.iter().any(|s| matches!(s.kind, StateKind::Best { .. }))
     }
 
     /// Frees what groups hold outside their slots; call it before their records are removed, when no copy of their slots is needed any more.

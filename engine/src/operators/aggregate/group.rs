@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, make_comparator};
 use arrow::compute::{SortOptions, take};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use tiderace_storage::{Entry, RecordRef, Shard, TableId};
 
@@ -46,9 +46,30 @@ impl GroupPlan {
         self.append_only && self.calls.is_empty() && !self.keys.is_empty()
     }
 
+    fn compiled(&self) -> Result<Aggregates> {
+        KeyCodec::new(&self.input, &self.keys)?;
+        Aggregates::new(&self.calls, &self.input, self.append_only, &mut TableIds::of(NodeId(0), CoreId(0)))
+    }
+
     /// Refuses what can't be computed, as the operator itself would.
     pub fn check(&self) -> Result<()> {
-        GroupAggregate::new(self, NodeId(0), CoreId(0)).map(|_| ())
+        self.compiled().map(|_| ())
+    }
+
+    /// Whether it can be done in two phases; see [`super::phases`].
+    pub fn splits(&self) -> Result<bool> {
+        Ok(!self.calls.is_empty() && self.compiled()?.can_split())
+    }
+
+    /// The columns that need a `DistinctCount` each when it is done in two phases.
+    pub fn distinct_columns(&self) -> Result<Vec<usize>> {
+        Ok(self.compiled()?.distinct_columns())
+    }
+
+    /// The columns between the phases: the keys, then partial results.
+    pub fn partial_schema(&self) -> Result<SchemaRef> {
+        let keys = self.keys.iter().map(|c| self.input.field(*c).clone());
+        Ok(Arc::new(Schema::new(keys.chain(self.compiled()?.partial_fields()).collect::<Vec<_>>())))
     }
 }
 
@@ -65,6 +86,8 @@ pub struct GroupAggregate {
     codec: KeyCodec,
     groups: TableId,
     global: bool,
+    /// The input is partial results.
+    merges: bool,
     aggregates: Aggregates,
     /// The global group's first row is out.
     started: bool,
@@ -80,15 +103,28 @@ pub struct GroupAggregate {
 }
 
 impl GroupAggregate {
-    /// The operator of one core.
+    /// The operator of one core, over rows.
     pub fn new(plan: &GroupPlan, node: NodeId, core: CoreId) -> Result<Self> {
+        let codec = KeyCodec::new(&plan.input, &plan.keys)?;
+        Self::build(plan, codec, false, node, core)
+    }
+
+    /// The operator of one core, over partial results ([`GroupPlan::partial_schema`]) of first phases.
+    pub fn merging(plan: &GroupPlan, node: NodeId, core: CoreId) -> Result<Self> {
+        let keys: Vec<usize> = (0..plan.keys.len()).collect();
+        let codec = KeyCodec::new(&plan.partial_schema()?, &keys)?;
+        Self::build(plan, codec, true, node, core)
+    }
+
+    fn build(plan: &GroupPlan, codec: KeyCodec, merges: bool, node: NodeId, core: CoreId) -> Result<Self> {
         let mut tables = TableIds::of(node, core);
         let groups = tables.next();
         Ok(Self {
             schema: plan.output_schema(),
-            codec: KeyCodec::new(&plan.input, &plan.keys)?,
+            codec,
             groups,
             global: plan.keys.is_empty(),
+            merges,
             aggregates: Aggregates::new(&plan.calls, &plan.input, plan.append_only, &mut tables)?,
             started: false,
             touched: Vec::new(),
@@ -287,6 +323,10 @@ impl Operator for GroupAggregate {
         }
         self.aggregates.place(cx.shard.point(self.groups, self.aggregates.record_width()), &self.records);
         self.keep_before(cx.shard);
+        if self.merges {
+            let partial = &batch.rows.columns()[self.schema.fields().len() - self.aggregates.calls()..];
+            return self.aggregates.apply_partial(cx.shard, self.groups, partial);
+        }
         self.aggregates.apply(cx.shard, self.groups, &batch)
     }
 
@@ -305,12 +345,4 @@ impl Operator for GroupAggregate {
         self.finish_epoch(cx.shard);
         Ok(Progress::Done)
     }
-}
-
-/// The columns of a first phase's output: the keys, then the partial results.
-#[expect(dead_code, reason = "two-phase aggregation uses it")]
-fn partial_schema(plan: &GroupPlan, aggregates: &Aggregates) -> SchemaRef {
-    let keys = plan.keys.iter().map(|c| plan.input.field(*c).clone());
-    let fields: Vec<Field> = keys.chain(aggregates.partial_fields()).collect();
-    Arc::new(Schema::new(fields))
 }

@@ -11,6 +11,7 @@ mod compile;
 pub mod evaluate;
 pub mod group;
 mod numeric;
+pub mod phases;
 mod sets;
 mod sketch;
 mod state;
@@ -20,3 +21,7 @@ pub use aggregates::{Aggregates, TableIds};
 pub use call::{AggregateCall, AggregateFunction};
 pub use evaluate::{Evaluated, Failure};
 pub use group::{GroupAggregate, GroupPlan};
+pub use phases::{DistinctCount, LocalAggregate};
+
+#[cfg(test)]
+mod tests;
