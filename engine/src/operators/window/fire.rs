@@ -263,7 +263,7 @@ impl WindowAggregate {
                 let next = cx.shard.point(table, self.aggregates.record_width()).scan(cursor, rows_max, &mut records);
                 self.collect(window, table, &records, cx)?;
                 let cost = records.len();
-                if drops && !self.aggregates.can_merge() {
+                if drops && self.aggregates.needs_forget() {
                     self.firing.after.push(After::Forget { table, records });
                 } else {
                     self.firing.records = records;
@@ -275,8 +275,7 @@ impl WindowAggregate {
                 Ok((cost, rest))
             }
             Action::Drop { table, cursor } => {
-                // A state that merges by its bytes alone has nothing outside of its slot.
-                if self.aggregates.can_merge() {
+                if !self.aggregates.needs_forget() {
                     self.firing.after.push(After::Drop { table });
                     return Ok((0, None));
                 }
@@ -336,7 +335,7 @@ impl WindowAggregate {
         shard.point(into, width).entries(&keys.as_batch(), &mut entries);
         let targets: Vec<RecordRef> = entries.iter().map(|e| e.record).collect();
         self.aggregates.gather(shard, into, &targets, &mut sums);
-        self.aggregates.merge_slots(&parts, &mut sums);
+        self.aggregates.merge_slots(shard, &parts, &mut sums);
         let slot_width = self.aggregates.slot_width();
         let target = shard.point(into, width);
         for (record, slot) in targets.iter().zip(sums.chunks_exact(slot_width)) {
