@@ -18,6 +18,7 @@ mod options;
 pub mod print;
 mod random;
 mod registry;
+pub mod values;
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ use crate::error::{Code, Result};
 use crate::ids::{CoreId, Epoch, SplitId};
 use crate::operators::Watermark;
 
-pub use options::{OptionSpec, OptionType, Options};
+pub use options::{OptionSpec, OptionType, Options, parse_bytes, parse_duration};
 pub use registry::{ConnectorSpec, TableSpec, connector, connectors};
 
 /// Where a reader or writer runs.

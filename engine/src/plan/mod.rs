@@ -1,1 +1,103 @@
-//! Room.
+//! From a job's SQL to a [`JobPlan`]: a graph to run, views to read, texts to print. The engine's front door.
+//!
+//! ```text
+//! text ─ sql::parse ─▶ Statement… ─▶ catalog, LogicalPlan (DataFusion: names, types, chosen rules)
+//!      ─ usage ─▶ what each source must build ─ build ─▶ Graph: sources, chains, aggregations, sinks
+//! ```
+//! Everything is planned before anything is opened: a job that can't be run as written is refused here, with all its errors.
+//! A new operator is one file beside these (`group.rs`, `window.rs`, …) and one arm in [`build`]'s table.
+
+mod build;
+mod compile;
+mod diagnose;
+mod emission;
+mod explain;
+mod group;
+mod names;
+mod not_null;
+mod optimizer;
+mod session;
+mod settings;
+mod sink;
+mod source;
+mod statements;
+mod stream;
+mod usage;
+mod window;
+mod window_node;
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::batch::DeltaBatch;
+use crate::connect::memory::MemoryOutput;
+use crate::error::{Diagnostics, Result};
+use crate::operators::materialize::ViewHandle;
+use crate::runtime::graph::Graph;
+
+pub use explain::ExplainFormat;
+pub use settings::{OnError, SETTINGS, Settings};
+
+/// What a job is planned with, beside its SQL.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// Values for `${name}` in the SQL.
+    pub variables: BTreeMap<String, String>,
+    /// Settings as [`SETTINGS`] lists them; `SET` in the SQL wins.
+    pub config: BTreeMap<String, String>,
+    /// How many cores the job will have; 0 counts as 1.
+    pub cores: usize,
+    /// Bare queries collect their rows in [`JobPlan::results`] and do not print them.
+    pub collect_results: bool,
+}
+
+/// A planned job.
+#[derive(Debug)]
+pub struct JobPlan {
+    /// What runs. Without nodes when the job only shows things.
+    pub graph: Graph,
+    /// Its settings.
+    pub settings: Settings,
+    /// Its materialized views, by name.
+    pub views: BTreeMap<String, ViewHandle>,
+    /// The results of bare queries, in order, with [`PlanOptions::collect_results`].
+    pub results: Vec<QueryResult>,
+    /// What SHOW, DESCRIBE and EXPLAIN say, in order.
+    pub texts: Vec<String>,
+    infos: Vec<explain::NodeInfo>,
+}
+
+/// Where the rows of a bare query are collected.
+#[derive(Clone, Debug)]
+pub struct QueryResult {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// What came out, change by change.
+    pub output: MemoryOutput,
+    /// The key, when changes are upserts (EMIT ON UPDATE, EMIT EVERY).
+    pub upsert_key: Option<Vec<usize>>,
+}
+
+impl QueryResult {
+    /// The final rows with their multiplicity.
+    pub fn rows(&self) -> Result<DeltaBatch> {
+        match &self.upsert_key {
+            Some(key) => self.output.latest(key).map(DeltaBatch::append),
+            None => self.output.net(),
+        }
+    }
+}
+
+impl JobPlan {
+    /// The plan, to be read.
+    #[must_use]
+    pub fn explain(&self, format: ExplainFormat) -> String {
+        explain::render(&self.graph, &self.infos, format)
+    }
+}
+
+/// Plans a job. `Err` has all errors that could be found, each with its place in `sql`.
+pub fn plan(sql: &str, options: &PlanOptions) -> Result<JobPlan, Diagnostics> {
+    statements::plan(sql, options)
+}

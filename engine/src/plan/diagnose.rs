@@ -1,0 +1,138 @@
+//! DataFusion's planning errors in the user's words: a code, a place, a hint. What has no code of its own is TR-9001, a gap of ours.
+
+use datafusion::common::{DataFusionError, SchemaError};
+use sqlparser::tokenizer::{Location, Span as ParserSpan};
+
+use crate::error::{Code, Diagnostic, Span};
+use crate::sql;
+
+/// What a planning error means for the user; `statement` is the place when the error has none of its own.
+pub(super) fn diagnose(error: &DataFusionError, statement: Span) -> Diagnostic {
+    let span = place(error).unwrap_or(statement);
+    if let Some(ours) = own(error) {
+        let place = ours.span.unwrap_or(span);
+        return ours.at(place);
+    }
+    match error.find_root() {
+        DataFusionError::SchemaError(schema_error, _) => schema(schema_error).at(span),
+        DataFusionError::External(inner) => match inner.downcast_ref::<Diagnostic>() {
+            Some(ours) => ours.clone().at(ours.span.unwrap_or(span)),
+            None => Diagnostic::new(Code::Datafusion, inner.to_string()).at(span),
+        },
+        DataFusionError::Diagnostic(_, inner) => diagnose(inner, span),
+        DataFusionError::Context(_, inner) => diagnose(inner, span),
+        DataFusionError::NotImplemented(text) => Diagnostic::new(Code::Unsupported, first_line(text)).at(span),
+        DataFusionError::Plan(text) => plan_error(text).at(span),
+        DataFusionError::SQL(parser, _) => Diagnostic::new(Code::Syntax, first_line(&parser.to_string())).at(span),
+        other => plan_error(&other.strip_backtrace()).at(span),
+    }
+}
+
+/// A [`Diagnostic`] of ours as a DataFusion error, to be found again by [`diagnose`].
+pub(super) fn external(diagnostic: Diagnostic) -> DataFusionError {
+    DataFusionError::External(Box::new(diagnostic))
+}
+
+fn own(error: &DataFusionError) -> Option<Diagnostic> {
+    let mut at = error;
+    loop {
+        match at {
+            DataFusionError::External(inner) => return inner.downcast_ref::<Diagnostic>().cloned(),
+            DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => at = inner,
+            DataFusionError::Shared(inner) => at = inner,
+            _ => return None,
+        }
+    }
+}
+
+fn place(error: &DataFusionError) -> Option<Span> {
+    let span = error.diagnostic()?.span?;
+    let location = |l: datafusion::common::Location| Location { line: l.line, column: l.column };
+    sql::span_of(ParserSpan { start: location(span.start), end: location(span.end) })
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().trim_end_matches('.').to_owned()
+}
+
+fn schema(error: &SchemaError) -> Diagnostic {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
+            let message = match &field.relation {
+                Some(relation) => format!("there is no column `{}` in `{}`", field.name, relation.table()),
+                None => format!("there is no column `{}`", field.name),
+            };
+            let diagnostic = Diagnostic::new(Code::UnknownColumn, message);
+            match nearest(&field.name, &names) {
+                Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
+                None if names.is_empty() => diagnostic.hint("the query has no FROM"),
+                None => {
+                    let mut shown = names.clone();
+                    shown.dedup();
+                    let more = if shown.len() > 20 { ", …" } else { "" };
+                    shown.truncate(20);
+                    diagnostic.hint(format!("the columns are: {}{more}", shown.join(", ")))
+                }
+            }
+        }
+        SchemaError::AmbiguousReference { field } => {
+            Diagnostic::new(Code::AmbiguousName, format!("the column `{}` may be one of several", field.name))
+                .hint("write the table's name or alias before it: t.column")
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Diagnostic::new(Code::DuplicateName, format!("two columns are called `{name}`")).hint("rename one of them with AS")
+        }
+    }
+}
+
+/// The name that differs least from `name`, if few letters differ.
+fn nearest<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
+    let lower = name.to_lowercase();
+    names
+        .iter()
+        .map(|n| (datafusion::common::utils::datafusion_strsim::levenshtein(&lower, &n.to_lowercase()), *n))
+        .filter(|(distance, n)| *distance <= 1 + n.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, n)| n)
+}
+
+fn plan_error(text: &str) -> Diagnostic {
+    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("type_coercion\ncaused by\n");
+    let text = text.trim_start_matches("Error during planning: ");
+    let line = first_line(text);
+    let lower = line.to_lowercase();
+    let code = if lower.starts_with("table") && lower.contains("not found") {
+        Code::UnknownTable
+    } else if lower.contains("invalid function") {
+        Code::UnknownFunction
+    } else if lower.contains("must appear in the group by") || lower.contains("could not be resolved from available columns") {
+        Code::NotGrouped
+    } else if lower.contains("no function matches")
+        || lower.contains("failed to coerce arguments")
+        || lower.contains("does not support")
+    {
+        Code::UnknownFunction
+    } else if lower.contains("cannot coerce")
+        || lower.contains("can't be evaluated")
+        || lower.contains("cannot infer common")
+        || lower.contains("incompatible")
+        || lower.contains("type mismatch")
+        || lower.contains("cannot cast")
+        || lower.contains("unsupported cast")
+        || lower.contains("requires boolean")
+        || lower.contains("cannot create filter with non-boolean")
+    {
+        Code::TypeMismatch
+    } else if lower.contains("duplicate") || lower.contains("unique expression names") {
+        Code::DuplicateName
+    } else if lower.contains("not supported") || lower.contains("unsupported") || lower.contains("not implemented") {
+        Code::Unsupported
+    } else if lower.contains("same number of columns") || lower.contains("equal number") {
+        Code::ColumnCount
+    } else {
+        Code::Datafusion
+    };
+    let line = line.trim_start_matches("Error during planning: ").to_owned();
+    Diagnostic::new(code, if line.is_empty() { "the planner gave no reason".into() } else { line })
+}

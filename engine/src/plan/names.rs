@@ -1,0 +1,106 @@
+//! Unquoted names match without regard to case where that is unambiguous; the spelling of the definition wins.
+//!
+//! DataFusion compares names exactly and says, when it finds none, which there are in that scope. So a query is planned as written; a
+//! name that was not found but has exactly one twin in its scope that differs only in case is given that spelling, and it is planned
+//! again. Quoted names are never touched.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::common::{Column, DataFusionError, SchemaError};
+use sqlparser::ast::{Expr, Ident, Visit, VisitMut, visit_expressions_mut};
+
+use super::diagnose::external;
+use crate::error::{Code, Diagnostic};
+
+/// The most spellings that are mended in one query.
+const MENDED_MAX: usize = 500;
+
+/// Plans `ast` with `attempt`, mending the spelling of unquoted names until it plans or fails for another reason.
+pub(super) fn with_spelling<A: Visit + VisitMut, T>(
+    ast: &mut A,
+    mut attempt: impl FnMut(&A) -> Result<T, DataFusionError>,
+) -> Result<T, DataFusionError> {
+    for _ in 0..MENDED_MAX {
+        let error = match attempt(ast) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let Some((wrong, right)) = correction(&error)? else { return Err(error) };
+        if !respell(ast, &wrong, &right) {
+            return Err(error);
+        }
+    }
+    attempt(ast)
+}
+
+/// Which name was not found, as its parts, and the parts that it should have.
+fn correction(error: &DataFusionError) -> Result<Option<(Vec<String>, Vec<String>)>, DataFusionError> {
+    let Some(SchemaError::FieldNotFound { field, valid_fields }) = schema_error(error) else { return Ok(None) };
+    let parts = |column: &Column| -> Vec<String> {
+        column.relation.iter().map(|r| r.table().to_owned()).chain([column.name.clone()]).collect()
+    };
+    let wrong = parts(field);
+    let mut found = BTreeSet::new();
+    for valid in valid_fields {
+        let mut right = parts(valid);
+        if wrong.len() == 1 {
+            right.drain(..right.len() - 1);
+        }
+        if same(&wrong, &right) {
+            found.insert(right);
+        } else if wrong.len() == 2 && valid.name.eq_ignore_ascii_case(&wrong[0]) && valid.name != wrong[0] {
+            // column.field of a ROW
+            found.insert(vec![valid.name.clone(), wrong[1].clone()]);
+        }
+    }
+    match found.len() {
+        0 => Ok(None),
+        1 => Ok(found.into_iter().next().map(|right| (wrong, right))),
+        _ => {
+            let names: Vec<String> = found.iter().map(|n| format!("`{}`", n.join("."))).collect();
+            let message = format!("`{}` may be {}", wrong.join("."), names.join(" or "));
+            Err(external(Diagnostic::new(Code::AmbiguousName, message).hint("write it in double quotes, as it was defined")))
+        }
+    }
+}
+
+fn same(a: &[String], b: &[String]) -> bool {
+    a.len() == b.len() && a != b && a.iter().zip(b).all(|(x, y)| x.eq_ignore_ascii_case(y))
+}
+
+fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
+    match error {
+        DataFusionError::SchemaError(inner, _) => Some(inner),
+        DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => schema_error(inner),
+        DataFusionError::Shared(inner) => schema_error(inner),
+        DataFusionError::Collection(all) => all.first().and_then(schema_error),
+        _ => None,
+    }
+}
+
+/// Gives unquoted occurrences of a name its right spelling; whether there was one.
+fn respell<A: VisitMut>(ast: &mut A, wrong: &[String], right: &[String]) -> bool {
+    let mut changed = false;
+    let mut mend = |idents: &mut [Ident]| {
+        let is_it = idents.len() >= wrong.len()
+            && idents.iter().zip(wrong).all(|(ident, part)| ident.value == *part)
+            && idents.iter().zip(wrong.iter().zip(right)).all(|(ident, (w, r))| w == r || ident.quote_style.is_none());
+        if is_it {
+            for (ident, part) in idents.iter_mut().zip(right) {
+                ident.value.clone_from(part);
+            }
+            changed = true;
+        }
+    };
+    let _: ControlFlow<()> = visit_expressions_mut(ast, |expr: &mut Expr| {
+        match expr {
+            Expr::Identifier(ident) => mend(std::slice::from_mut(ident)),
+            Expr::CompoundIdentifier(idents) => mend(idents),
+            Expr::CompoundFieldAccess { .. } => {}
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    changed
+}

@@ -1,0 +1,213 @@
+//! What `SET` and the manifest's `config` can say. The one table of keys: checked here, listed by the reference.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::connect::{OptionSpec, OptionType, parse_bytes, parse_duration};
+use crate::error::{Code, Diagnostic, Result, Span};
+use crate::operators::RowPolicy;
+
+/// Every key, with its meaning.
+pub const SETTINGS: &[OptionSpec] = &[
+    OptionSpec {
+        key: "on_error",
+        kind: OptionType::Text,
+        default: Some("fail"),
+        required: false,
+        doc: "What becomes of rows that can't be decoded or computed: fail, skip, or dead_letter(sink). A table's own 'on_error' wins.",
+    },
+    OptionSpec {
+        key: "engine.mode",
+        kind: OptionType::Choice(&["throughput", "latency"]),
+        default: Some("throughput"),
+        required: false,
+        doc: "throughput: ticks of 100 ms; latency: ticks of 5 ms.",
+    },
+    OptionSpec {
+        key: "engine.tick",
+        kind: OptionType::Duration,
+        default: None,
+        required: false,
+        doc: "The time between epochs: how often updates come out and windows may close. 1 ms to 10 s.",
+    },
+    OptionSpec {
+        key: "engine.memory",
+        kind: OptionType::Bytes,
+        default: None,
+        required: false,
+        doc: "The bound on state over all cores.",
+    },
+    OptionSpec {
+        key: "source.project",
+        kind: OptionType::Bool,
+        default: Some("true"),
+        required: false,
+        doc: "Sources build only the columns and rows that the job reads. false: all of them, to measure what that saves.",
+    },
+    OptionSpec {
+        key: "state.require_bound",
+        kind: OptionType::Bool,
+        default: Some("false"),
+        required: false,
+        doc: "Refuse a plan with a node whose state nothing bounds.",
+    },
+    OptionSpec {
+        key: "time.max_future",
+        kind: OptionType::Duration,
+        default: None,
+        required: false,
+        doc: "Refuse rows whose event time is further ahead of the present than this: one wrong row could close all windows.",
+    },
+];
+
+/// The settings of a job, parsed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `on_error`.
+    pub on_error: OnError,
+    /// The time between epochs.
+    pub tick: Duration,
+    /// The bound on state over all cores, bytes.
+    pub memory_bytes: Option<usize>,
+    /// `source.project`.
+    pub projects_sources: bool,
+    /// `state.require_bound`.
+    pub require_bound: bool,
+    /// `time.max_future`, µs.
+    pub max_future_us: Option<i64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            on_error: OnError::Fail,
+            tick: Duration::from_millis(100),
+            memory_bytes: None,
+            projects_sources: true,
+            require_bound: false,
+            max_future_us: None,
+        }
+    }
+}
+
+/// `fail`, `skip` or `dead_letter(sink)`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The job fails.
+    #[default]
+    Fail,
+    /// Counted and left out.
+    Skip,
+    /// Counted and sent to a sink.
+    DeadLetter(String),
+}
+
+impl OnError {
+    /// From the text of an option.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("fail") {
+            return Some(Self::Fail);
+        }
+        if text.eq_ignore_ascii_case("skip") {
+            return Some(Self::Skip);
+        }
+        let (head, rest) = text.split_once('(')?;
+        let sink = rest.strip_suffix(')')?.trim().trim_matches(|c| c == '`' || c == '"');
+        (head.trim().eq_ignore_ascii_case("dead_letter") && !sink.is_empty()).then(|| Self::DeadLetter(sink.to_owned()))
+    }
+
+    /// What the runtime does.
+    #[must_use]
+    pub fn policy(&self) -> RowPolicy {
+        match self {
+            Self::Fail => RowPolicy::Fail,
+            Self::Skip => RowPolicy::Skip,
+            Self::DeadLetter(_) => RowPolicy::DeadLetter,
+        }
+    }
+}
+
+impl Settings {
+    /// From the manifest's `config`.
+    pub fn from_config(config: &BTreeMap<String, String>) -> Result<Self, Vec<Diagnostic>> {
+        let mut settings = Self::default();
+        let errors: Vec<Diagnostic> = config.iter().filter_map(|(k, v)| settings.set(k, v, None).err()).collect();
+        if errors.is_empty() { Ok(settings) } else { Err(errors) }
+    }
+
+    /// Takes one key and value.
+    pub fn set(&mut self, key: &str, value: &str, span: Option<Span>) -> Result<()> {
+        let code = if span.is_some() { Code::UnsupportedSetting } else { Code::UnknownConfig };
+        let Some(spec) = SETTINGS.iter().find(|s| s.key.eq_ignore_ascii_case(key)) else {
+            let keys: Vec<&str> = SETTINGS.iter().map(|s| s.key).collect();
+            return Err(Diagnostic::new(code, format!("there is no setting '{key}'"))
+                .at(span)
+                .hint(format!("there are: {}", keys.join(", "))));
+        };
+        let wrong = |expected: &str| {
+            Diagnostic::new(Code::InvalidConfig, format!("the setting '{}' must be {expected}, not '{value}'", spec.key)).at(span)
+        };
+        match spec.key {
+            "on_error" => self.on_error = OnError::parse(value).ok_or_else(|| wrong("fail, skip or dead_letter(sink)"))?,
+            "engine.mode" => {
+                self.tick = match value.to_ascii_lowercase().as_str() {
+                    "throughput" => Duration::from_millis(100),
+                    "latency" => Duration::from_millis(5),
+                    _ => return Err(wrong("throughput or latency")),
+                }
+            }
+            "engine.tick" => {
+                let tick = parse_duration(value).ok_or_else(|| wrong("a duration such as '100 ms'"))?;
+                if tick < Duration::from_millis(1) || tick > Duration::from_secs(10) {
+                    return Err(wrong("from 1 ms to 10 s"));
+                }
+                self.tick = tick;
+            }
+            "engine.memory" => {
+                let bytes = parse_bytes(value).filter(|b| *b >= 1 << 20).ok_or_else(|| wrong("a size of at least 1 MiB"))?;
+                self.memory_bytes = Some(bytes as usize);
+            }
+            "source.project" | "state.require_bound" => {
+                let on = match value.to_ascii_lowercase().as_str() {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(wrong("true or false")),
+                };
+                if spec.key == "source.project" {
+                    self.projects_sources = on;
+                } else {
+                    self.require_bound = on;
+                }
+            }
+            _ => {
+                let ahead = parse_duration(value).ok_or_else(|| wrong("a duration such as '1 day'"))?;
+                self.max_future_us = Some(i64::try_from(ahead.as_micros()).map_err(|_| wrong("a shorter duration"))?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn each_listed_key_is_taken_and_no_other() {
+        for (spec, value) in SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "false", "true", "1 d"]) {
+            Settings::default().set(spec.key, value, None).unwrap();
+            let error = Settings::default().set(spec.key, "nonsense(", None).unwrap_err();
+            assert_eq!(error.code, Code::InvalidConfig, "{}", spec.key);
+        }
+        assert_eq!(Settings::default().set("parallelism.default", "1", None).unwrap_err().code, Code::UnknownConfig);
+    }
+
+    #[test]
+    fn dead_letter_names_its_sink() {
+        assert_eq!(OnError::parse("dead_letter(bad_rows)"), Some(OnError::DeadLetter("bad_rows".into())));
+        assert_eq!(OnError::parse("dead_letter()"), None);
+    }
+}

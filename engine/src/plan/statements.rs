@@ -1,0 +1,625 @@
+//! Statement after statement: definitions into the catalog, queries into logical plans, and in the end one graph for all of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::planner::SqlToRel;
+use sqlparser::ast::Query;
+
+use super::build::Builder;
+use super::diagnose::diagnose;
+use super::emission::Emission;
+use super::explain::{NodeInfo, render};
+use super::names::with_spelling;
+use super::optimizer::optimize;
+use super::session::{Leaf, LeafKind, Relation, Session};
+use super::settings::{OnError, Settings};
+use super::sink::{self, Target};
+use super::source::{PlannedTable, Tables};
+use super::stream::{ChangeKind, StateBound};
+use super::usage;
+use super::{ExplainFormat, JobPlan, PlanOptions, QueryResult};
+use crate::catalog::Catalog;
+use crate::connect::memory::MemoryOutput;
+use crate::connect::{Options, SinkRef, TableSpec, connector};
+use crate::error::{Code, Diagnostic, Diagnostics, Result, Span};
+use crate::operators::Operator;
+use crate::operators::aggregate::TableIds;
+use crate::operators::materialize::{Materialize, ViewHandle};
+use crate::runtime::graph::{Input, OperatorFactory, Route};
+use crate::sql::ast::{CreateSink, CreateView, Emit, Explain, Insert, Statement, StatementKind, StreamQuery, ViewKind};
+use crate::sql::{self};
+
+/// What becomes of a query's rows.
+#[derive(Clone)]
+enum Destination {
+    /// A table of the catalog; the indexes of its sink columns in the order of the query's.
+    Table { name: String, columns: Vec<usize> },
+    /// A table that takes the query's own columns (`CREATE SINK … AS`).
+    OwnColumns { name: String },
+    /// A bare query.
+    Result,
+    /// A materialized view or a stream.
+    Shared { name: String, is_materialized: bool },
+}
+
+/// A query that runs, planned as far as it can be alone.
+#[derive(Clone)]
+struct Output {
+    plan: LogicalPlan,
+    emit: Emit,
+    destination: Destination,
+    span: Span,
+}
+
+struct Planner<'o> {
+    options: &'o PlanOptions,
+    session: Session,
+    catalog: Catalog,
+    settings: Settings,
+    tables: HashMap<String, PlannedTable>,
+    sinks_of_own_columns: HashMap<String, (Options, Vec<usize>, Span)>,
+    outputs: Vec<Output>,
+    explains: Vec<(Vec<Output>, ExplainFormat)>,
+    texts: Vec<String>,
+    errors: Vec<Diagnostic>,
+}
+
+pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnostics> {
+    let script = sql::parse(text, &options.variables)?;
+    let settings = Settings::from_config(&options.config).map_err(Diagnostics)?;
+    let whole = Span { start: 0, end: text.len() };
+    let session = Session::new().map_err(|e| diagnose(&e, whole))?;
+    let mut planner = Planner {
+        options,
+        session,
+        catalog: Catalog::default(),
+        settings,
+        tables: HashMap::new(),
+        sinks_of_own_columns: HashMap::new(),
+        outputs: Vec::new(),
+        explains: Vec::new(),
+        texts: Vec::new(),
+        errors: Vec::new(),
+    };
+    for statement in &script.statements {
+        if let Err(error) = planner.statement(statement) {
+            planner.errors.push(error.at(statement.span));
+        }
+    }
+    planner.finish(whole)
+}
+
+impl Planner<'_> {
+    fn statement(&mut self, statement: &Statement) -> Result<()> {
+        match &statement.kind {
+            StatementKind::CreateTable(create) => {
+                let Some(def) = self.catalog.create_table(create)? else { return Ok(()) };
+                let planned = PlannedTable::new(&self.session, def.clone())?;
+                if def.options.text("connector").is_some() {
+                    super::source::connector_of(&planned.def)?;
+                }
+                let leaf = Leaf { name: planned.def.name.clone(), kind: LeafKind::Table, schema: planned.schema.clone() };
+                self.session.define(&planned.def.name, Relation::Leaf(Arc::new(leaf)));
+                self.tables.insert(planned.def.name.clone(), planned);
+                Ok(())
+            }
+            StatementKind::CreateSink(create) => self.create_sink(create, statement.span),
+            StatementKind::CreateView(create) => self.create_view(create, statement.span),
+            StatementKind::CreateFunction(create) => {
+                self.session.name_function(&sql::names::last(&create.name), create.builtin);
+                Ok(())
+            }
+            StatementKind::Insert(insert) => {
+                let output = self.insert(insert)?;
+                self.outputs.push(output);
+                Ok(())
+            }
+            StatementKind::StatementSet(inserts) => {
+                for insert in inserts {
+                    match self.insert(insert) {
+                        Ok(output) => self.outputs.push(output),
+                        Err(error) => self.errors.push(error.at(insert.span)),
+                    }
+                }
+                Ok(())
+            }
+            StatementKind::Query(query) => {
+                let output = self.query(query, Destination::Result)?;
+                self.outputs.push(output);
+                Ok(())
+            }
+            StatementKind::Set(set) => self.settings.set(&set.key, &set.value, Some(set.key_span)),
+            StatementKind::Reset(key) => self.reset(key.as_ref()),
+            StatementKind::Drop(drop) => {
+                if let Some(name) = self.catalog.drop(drop)? {
+                    self.session.forget(&name);
+                    self.tables.remove(&name);
+                }
+                Ok(())
+            }
+            StatementKind::Show(show) => {
+                let text = self.catalog.show(show)?;
+                self.texts.push(text);
+                Ok(())
+            }
+            StatementKind::Describe(name) => {
+                let text = self.catalog.describe(name)?;
+                self.texts.push(text);
+                Ok(())
+            }
+            StatementKind::Explain(explain) => self.explain(explain),
+        }
+    }
+
+    fn reset(&mut self, key: Option<&crate::sql::ast::Set>) -> Result<()> {
+        let fresh = Settings::from_config(&self.options.config).map_err(|mut e| e.remove(0))?;
+        match key {
+            None => self.settings = fresh,
+            Some(set) => {
+                return Err(Diagnostic::new(Code::Unsupported, "RESET of one key can't be done")
+                    .at(set.key_span)
+                    .hint("SET it to its default"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A query as an optimized plan.
+    fn plan_query(&self, query: &Query, span: Span) -> Result<LogicalPlan> {
+        let mut ast = query.clone();
+        let plan = with_spelling(&mut ast, |ast| {
+            let statement = sqlparser::ast::Statement::Query(Box::new(ast.clone()));
+            let plan = SqlToRel::new(&self.session).sql_statement_to_plan(statement)?;
+            super::optimizer::analyze(plan.clone(), self.session.options())?;
+            Ok(plan)
+        })
+        .map_err(|e| diagnose(&e, span))?;
+        Ok(plan)
+    }
+
+    fn query(&self, query: &StreamQuery, destination: Destination) -> Result<Output> {
+        let plan = self.plan_query(&query.query, query.span)?;
+        let plan =
+            optimize(plan, self.session.options(), query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, query.span))?;
+        Emission::from_clause(&query.emit)?;
+        Ok(Output { plan, emit: query.emit.clone(), destination, span: query.span })
+    }
+
+    fn insert(&self, insert: &Insert) -> Result<Output> {
+        let def = self.catalog.sink(&insert.table)?;
+        let planned = self.tables.get(&def.name).ok_or_else(|| {
+            Diagnostic::new(Code::UnknownTable, format!("`{}` is no table that can be written", def.name)).at(insert.span)
+        })?;
+        let target = Target::table(planned)?;
+        let columns = if insert.columns.is_empty() {
+            (0..target.schema.fields().len()).collect()
+        } else {
+            let mut columns = Vec::new();
+            for ident in &insert.columns {
+                let at =
+                    sql::names::position(ident, target.schema.fields().iter().map(|f| f.name().as_str())).ok_or_else(|| {
+                        let message = format!("`{}` has no column `{}` that can be written", def.name, ident.value);
+                        Diagnostic::new(Code::UnknownColumn, message).at(sql::span_of(ident.span))
+                    })?;
+                if columns.contains(&at) {
+                    let message = format!("the column `{}` is named twice", ident.value);
+                    return Err(Diagnostic::new(Code::DuplicateName, message).at(sql::span_of(ident.span)));
+                }
+                columns.push(at);
+            }
+            columns
+        };
+        self.query(&insert.query, Destination::Table { name: def.name.clone(), columns })
+    }
+
+    fn create_sink(&mut self, create: &CreateSink, span: Span) -> Result<()> {
+        let name = sql::names::last(&create.name);
+        let output = self.query(&create.query, Destination::OwnColumns { name: name.clone() })?;
+        let schema = Arc::new(output.plan.schema().as_arrow().clone());
+        let place = |ident: &sqlparser::ast::Ident| {
+            sql::names::position(ident, schema.fields().iter().map(|f: &arrow::datatypes::FieldRef| f.name().as_str()))
+                .ok_or_else(|| {
+                    Diagnostic::new(Code::UnknownColumn, format!("the query has no column `{}`", ident.value))
+                        .at(sql::span_of(ident.span))
+                })
+        };
+        let key = create.primary_key.iter().map(place).collect::<Result<Vec<_>>>()?;
+        if !create.partitioned_by.is_empty() {
+            return Err(Diagnostic::new(Code::Unsupported, "CREATE SINK … AS with PARTITIONED BY can't be run yet")
+                .at(span)
+                .hint("CREATE TABLE with columns and PARTITIONED BY, then INSERT INTO it"));
+        }
+        self.catalog.reserve(&create.name, create.span)?;
+        self.sinks_of_own_columns.insert(name, (create.options.clone(), key, create.span));
+        self.outputs.push(output);
+        Ok(())
+    }
+
+    fn create_view(&mut self, create: &CreateView, span: Span) -> Result<()> {
+        let plan = self.plan_query(&create.query.query, create.query.span)?;
+        let plan = rename(plan, create).map_err(|e| diagnose(&e, span))?;
+        let schema: SchemaRef = Arc::new(Schema::new(plan.schema().fields().iter().cloned().collect::<Vec<_>>()));
+        let Some(name) = self.catalog.create_view(create, schema.clone())? else { return Ok(()) };
+        match create.kind {
+            ViewKind::View => {
+                // Refused here if it can't be run, not where it is first used.
+                optimize(plan.clone(), self.session.options(), false).map_err(|e| diagnose(&e, span))?;
+                self.session.define(&name, Relation::View(Arc::new(plan)));
+            }
+            ViewKind::Stream | ViewKind::Materialized => {
+                let plan = optimize(plan, self.session.options(), create.query.emit.late_data_to.is_some())
+                    .map_err(|e| diagnose(&e, span))?;
+                Emission::from_clause(&create.query.emit)?;
+                let leaf = Leaf { name: name.clone(), kind: LeafKind::Shared, schema };
+                self.session.define(&name, Relation::Leaf(Arc::new(leaf)));
+                let is_materialized = create.kind == ViewKind::Materialized;
+                let destination = Destination::Shared { name, is_materialized };
+                self.outputs.push(Output { plan, emit: create.query.emit.clone(), destination, span });
+            }
+        }
+        Ok(())
+    }
+
+    fn explain(&mut self, explain: &Explain) -> Result<()> {
+        let format = match explain.format {
+            crate::sql::ast::ExplainFormat::Text => ExplainFormat::Text,
+            crate::sql::ast::ExplainFormat::Json => ExplainFormat::Json,
+            crate::sql::ast::ExplainFormat::Dot => ExplainFormat::Dot,
+        };
+        // The statement is planned like any other, then its outputs are taken away again: they are shown, not run.
+        let before = self.outputs.len();
+        self.statement(&explain.statement)?;
+        let shown = self.outputs.split_off(before);
+        self.explains.push((shown, format));
+        Ok(())
+    }
+
+    fn finish(mut self, whole: Span) -> Result<JobPlan, Diagnostics> {
+        let explains = std::mem::take(&mut self.explains);
+        for (outputs, format) in explains {
+            // What an explained statement reads of streams and views is planned with it.
+            let mut all: Vec<Output> =
+                self.outputs.iter().filter(|o| matches!(o.destination, Destination::Shared { .. })).cloned().collect();
+            all.extend(outputs);
+            match self.assemble(&all, whole) {
+                Ok(done) => self.texts.push(render(&done.graph, &done.infos, format)),
+                Err(errors) => self.errors.extend(errors),
+            }
+        }
+        let outputs = std::mem::take(&mut self.outputs);
+        let done = match self.assemble(&outputs, whole) {
+            Ok(done) => Some(done),
+            Err(errors) => {
+                self.errors.extend(errors);
+                None
+            }
+        };
+        if outputs.is_empty() && self.texts.is_empty() && self.errors.is_empty() {
+            self.errors.push(
+                Diagnostic::new(Code::NothingToRun, "the job has no statement that produces rows")
+                    .hint("add INSERT INTO sink SELECT …, or a bare SELECT"),
+            );
+        }
+        match done {
+            Some(done) if self.errors.is_empty() => Ok(JobPlan {
+                graph: done.graph,
+                settings: self.settings,
+                views: done.views,
+                results: done.results,
+                texts: self.texts,
+                infos: done.infos,
+            }),
+            _ => Err(Diagnostics(self.errors)),
+        }
+    }
+
+    fn assemble(&self, outputs: &[Output], whole: Span) -> Result<Assembled, Vec<Diagnostic>> {
+        let mut usages = BTreeMap::new();
+        for output in outputs {
+            usage::collect(&output.plan, &mut usages).map_err(|e| vec![diagnose(&e, output.span)])?;
+        }
+        if !self.settings.projects_sources {
+            for (name, used) in &mut usages {
+                if let Some(table) = self.tables.get(name) {
+                    used.want_all(table.schema.fields().len());
+                }
+            }
+        }
+        let tables = Tables { planned: &self.tables, usages, built: HashMap::new() };
+        let mut builder = Builder::new(tables, self.settings.on_error.policy(), self.options.cores.max(1));
+        builder.allowed_future_us = self.settings.max_future_us;
+        let mut done = Assembled::default();
+        let mut errors = Vec::new();
+        let mut sinks: HashMap<String, Target> = HashMap::new();
+        for output in outputs {
+            builder.statement = output.span;
+            if let Err(error) = self.output(&mut builder, output, &mut done, &mut sinks) {
+                errors.push(error.at(output.span));
+            }
+        }
+        if errors.is_empty()
+            && let Err(error) = self.dead_letters(&mut builder, &mut sinks, whole)
+        {
+            errors.push(error);
+        }
+        if self.settings.require_bound {
+            for info in &builder.infos {
+                if let StateBound::Keys(how) = &info.bound {
+                    errors.push(
+                        Diagnostic::new(Code::UnboundedState, format!("the state of {} has no bound: {how}", info.name))
+                            .at(whole)
+                            .hint("group by a window, or SET 'state.require_bound' = 'false'"),
+                    );
+                }
+            }
+        }
+        // Every option must have been asked for by now; of tables that nobody reads or writes, too.
+        for (name, planned) in &self.tables {
+            if self.is_used(name, outputs, &builder) {
+                let known = option_keys(&planned.def.options);
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                if let Err(unknown) = planned.def.options.finish(&known) {
+                    errors.extend(unknown.into_iter().map(|e| super::source::in_table(e, name, planned.def.span)));
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        done.graph = builder.graph;
+        done.infos = builder.infos;
+        Ok(done)
+    }
+
+    fn is_used(&self, name: &str, outputs: &[Output], builder: &Builder<'_>) -> bool {
+        builder.tables.built.contains_key(name)
+            || outputs.iter().any(|o| matches!(&o.destination, Destination::Table { name: n, .. } if n == name))
+    }
+
+    fn output(
+        &self,
+        builder: &mut Builder<'_>,
+        output: &Output,
+        done: &mut Assembled,
+        sinks: &mut HashMap<String, Target>,
+    ) -> Result<()> {
+        let emission = Emission::from_clause(&output.emit)?;
+        builder.late_outputs.clear();
+        let stream = builder.build(&output.plan, &emission)?;
+        let windowed = builder.infos.iter().any(|i| i.kind == "WindowAggregate");
+        let needs_window = matches!(emission.mode, super::emission::EmissionMode::OnWindowClose)
+            || emission.lateness_us > 0
+            || emission.wants_late;
+        if needs_window && !reaches_window(&output.plan) {
+            return Err(Diagnostic::new(
+                Code::EmitNotPossible,
+                "this EMIT clause needs an aggregation over a window, and the query has none",
+            )
+            .at(output.emit.mode.as_ref().map_or(output.span, |m| m.span))
+            .hint("group by the window_start and window_end of TUMBLE, HOP or CUMULATE"));
+        }
+        let stream = sink::emit(builder, stream, &emission, windowed && reaches_window(&output.plan))?;
+        if emission.wants_late {
+            self.late_rows(builder, output, sinks)?;
+        }
+        match &output.destination {
+            Destination::Table { name, columns } => {
+                let target = self.target(name, sinks)?;
+                let stream = sink::fit(builder, stream, target, columns, output.span)?;
+                sink::write(builder, stream, target, &emission, output.span)?;
+            }
+            Destination::OwnColumns { name } => {
+                let (options, key, span) = &self.sinks_of_own_columns[name];
+                let target = own_columns(name, options, key, *span, &stream)?;
+                let columns: Vec<usize> = (0..target.schema.fields().len()).collect();
+                let stream = sink::fit(builder, stream, &target, &columns, output.span)?;
+                sink::write(builder, stream, &target, &emission, output.span)?;
+            }
+            Destination::Result => {
+                let schema: SchemaRef = Arc::new(stream.schema.as_arrow().clone());
+                let (sink, connector): (SinkRef, &str) = if self.options.collect_results {
+                    let memory = MemoryOutput::default();
+                    done.results.push(QueryResult { schema: schema.clone(), output: memory.clone(), upsert_key: None });
+                    (memory.sink(), "result")
+                } else {
+                    (print_sink(&schema, output.span)?, "print")
+                };
+                let number = done.results.len().max(1);
+                let target = Target {
+                    name: format!("result{number}"),
+                    schema,
+                    primary_key: Vec::new(),
+                    sink,
+                    connector: connector.to_owned(),
+                };
+                let node = sink::write(builder, stream, &target, &emission, output.span)?;
+                if let (Some(result), crate::runtime::graph::Role::Sink(spec)) =
+                    (done.results.last_mut(), &builder.graph.nodes[node.0 as usize].role)
+                    && spec.mode == crate::connect::ChangelogMode::Upsert
+                {
+                    result.upsert_key = Some(spec.key.clone());
+                }
+            }
+            Destination::Shared { name, is_materialized } => {
+                let placed = builder.materialize(stream)?;
+                builder.shared.insert(name.clone(), placed.clone());
+                if *is_materialized {
+                    let schema: SchemaRef = Arc::new(placed.base.as_arrow().clone());
+                    let handle = ViewHandle::new(name.clone(), schema.clone());
+                    handle.start(builder.cores);
+                    done.views.insert(name.clone(), handle.clone());
+                    let node = crate::ids::NodeId(builder.graph.nodes.len() as u32);
+                    let factory: OperatorFactory = Arc::new(move |core| {
+                        let state = TableIds::of(node, core).next();
+                        Ok(Box::new(Materialize::new(&handle, core, &[], state)?) as Box<dyn Operator>)
+                    });
+                    let bound = if placed.kind == ChangeKind::Append { "every row" } else { "the query's current rows" };
+                    let info = NodeInfo::new("Materialize")
+                        .kind(placed.kind)
+                        .detail(format!("view {name}"))
+                        .state("the view's rows", StateBound::Keys(bound.into()));
+                    let edge = Input { from: placed.node, port: placed.port, route: Route::Local };
+                    builder.operator("Materialize", factory, vec![edge], schema, info);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn late_rows(&self, builder: &mut Builder<'_>, output: &Output, sinks: &mut HashMap<String, Target>) -> Result<()> {
+        let Some(late) = &output.emit.late_data_to else { return Ok(()) };
+        let name = self.catalog.sink(&late.value).map_err(|e| e.at(late.span))?.name.clone();
+        let outputs = std::mem::take(&mut builder.late_outputs);
+        let target = self.target(&name, sinks)?;
+        for (node, schema) in outputs {
+            sink::late(builder, node, &schema, target, late.span)?;
+        }
+        Ok(())
+    }
+
+    fn dead_letters(&self, builder: &mut Builder<'_>, sinks: &mut HashMap<String, Target>, whole: Span) -> Result<()> {
+        let mut by_sink: BTreeMap<String, Vec<crate::ids::NodeId>> = BTreeMap::new();
+        for node in builder.rejecting_nodes() {
+            let spec = &builder.graph.nodes[node.0 as usize];
+            let own = self.tables.get(&spec.name).and_then(|t| t.on_error.clone());
+            if let OnError::DeadLetter(sink) = own.unwrap_or_else(|| self.settings.on_error.clone()) {
+                by_sink.entry(sink).or_default().push(node);
+            }
+        }
+        for (name, nodes) in by_sink {
+            let found =
+                self.tables.keys().find(|k| **k == name).or_else(|| self.tables.keys().find(|k| k.eq_ignore_ascii_case(&name)));
+            let Some(found) = found.cloned() else {
+                return Err(Diagnostic::new(
+                    Code::UnknownTable,
+                    format!("on_error = dead_letter({name}): there is no table `{name}`"),
+                )
+                .at(whole)
+                .hint("create it with columns among: origin STRING, position BIGINT, code STRING, message STRING, raw STRING"));
+            };
+            let target = self.target(&found, sinks)?;
+            let span = self.tables.get(&found).map_or(whole, |t| t.def.span);
+            // The dead-letter sink's own path must not reject into itself.
+            let before = builder.policy;
+            builder.policy = crate::operators::RowPolicy::Fail;
+            let done = sink::rejected(builder, &nodes, target, span);
+            builder.policy = before;
+            done?;
+        }
+        Ok(())
+    }
+
+    fn target<'s>(&self, name: &str, sinks: &'s mut HashMap<String, Target>) -> Result<&'s Target> {
+        if !sinks.contains_key(name) {
+            let planned = self
+                .tables
+                .get(name)
+                .ok_or_else(|| Diagnostic::new(Code::UnknownTable, format!("`{name}` is no table that can be written")))?;
+            sinks.insert(name.to_owned(), Target::table(planned)?);
+        }
+        Ok(&sinks[name])
+    }
+}
+
+#[derive(Default)]
+struct Assembled {
+    graph: crate::runtime::graph::Graph,
+    infos: Vec<NodeInfo>,
+    views: BTreeMap<String, ViewHandle>,
+    results: Vec<QueryResult>,
+}
+
+/// Whether the first stateful node from above is an aggregation over a window.
+fn reaches_window(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(_) => has_window(plan),
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_) => {
+            plan.inputs().into_iter().any(reaches_window)
+        }
+        _ => false,
+    }
+}
+
+fn has_window(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Extension(_)) || plan.inputs().into_iter().any(has_window)
+}
+
+fn rename(plan: LogicalPlan, create: &CreateView) -> Result<LogicalPlan, datafusion::common::DataFusionError> {
+    use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+    if create.columns.is_empty() {
+        return Ok(plan);
+    }
+    let width = plan.schema().fields().len();
+    if width != create.columns.len() {
+        return Err(super::diagnose::external(
+            Diagnostic::new(Code::ColumnCount, format!("the query has {width} columns, the view names {}", create.columns.len()))
+                .at(create.span),
+        ));
+    }
+    let exprs: Vec<Expr> = create
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(at, name)| super::compile::column_at(plan.schema(), at).alias(&name.value))
+        .collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
+fn own_columns(name: &str, options: &Options, key: &[usize], span: Span, stream: &super::stream::Stream) -> Result<Target> {
+    let schema: SchemaRef = Arc::new(stream.schema.as_arrow().clone());
+    let connector_name = options.required("connector").map_err(|e| super::source::in_table(e, name, span))?;
+    let spec = connector(connector_name).ok_or_else(|| {
+        Diagnostic::new(Code::UnknownConnector, format!("there is no connector '{connector_name}'")).at(options.span("connector"))
+    })?;
+    let make = spec.sink.ok_or_else(|| {
+        Diagnostic::new(Code::InvalidOption, format!("`{name}` can't be written: the connector '{}' is only a source", spec.name))
+            .at(span)
+    })?;
+    let table = TableSpec {
+        name,
+        schema: schema.clone(),
+        metadata: Vec::new(),
+        primary_key: key.to_vec(),
+        partitioned_by: Vec::new(),
+        options,
+    };
+    let sink = make(&table).map_err(|e| super::source::in_table(e, name, span))?;
+    let known = option_keys(options);
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    if let Err(mut unknown) = options.finish(&known) {
+        return Err(super::source::in_table(unknown.remove(0), name, span));
+    }
+    Ok(Target { name: name.to_owned(), schema, primary_key: key.to_vec(), sink, connector: spec.name.to_owned() })
+}
+
+fn print_sink(schema: &SchemaRef, span: Span) -> Result<SinkRef> {
+    let options = Options::default();
+    let table = TableSpec {
+        name: "result",
+        schema: schema.clone(),
+        metadata: Vec::new(),
+        primary_key: Vec::new(),
+        partitioned_by: Vec::new(),
+        options: &options,
+    };
+    let print = connector("print")
+        .and_then(|spec| spec.sink)
+        .ok_or_else(|| Diagnostic::new(Code::Internal, "there is no connector 'print'").at(span))?;
+    print(&table)
+}
+
+/// The keys that a table with this connector and format may have, for hints.
+fn option_keys(options: &Options) -> Vec<String> {
+    let mut keys: Vec<String> = vec!["connector".into(), "on_error".into()];
+    let get = |key: &str| options.iter().find(|(k, _)| *k == key).map(|(_, v)| v.to_owned());
+    if let Some(spec) = get("connector").and_then(|name| connector(&name)) {
+        keys.extend(spec.options.iter().map(|o| o.key.to_owned()));
+        if spec.takes_format {
+            keys.push("format".into());
+        }
+    }
+    keys
+}

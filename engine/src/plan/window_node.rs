@@ -1,0 +1,185 @@
+//! A window table function in a logical plan: the one node that all spellings of a window become.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, ExprSchema, Result};
+use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
+use sqlparser::ast::TableFactor;
+
+use super::diagnose::external;
+use crate::error::{Code, Diagnostic, Span};
+use crate::operators::window::{Interval, WindowKind, WindowSpec, window_fields};
+use crate::sql::window::{WindowCall, WindowKind as CallKind, as_window_call};
+
+/// `TUMBLE(TABLE t, DESCRIPTOR(ts), …)`: the input's columns, then `window_start`, `window_end`, `window_time`.
+#[derive(Clone, Debug)]
+pub(super) struct WindowTvf {
+    pub input: LogicalPlan,
+    /// The time column of `input`.
+    pub time: Expr,
+    pub spec: WindowSpec,
+    /// Where the call stands.
+    pub span: Option<Span>,
+    schema: DFSchemaRef,
+}
+
+impl WindowTvf {
+    fn new(input: LogicalPlan, time: Expr, spec: WindowSpec, span: Option<Span>) -> Result<Self> {
+        let Expr::Column(column) = &time else {
+            return Err(DataFusionError::Internal("the time of a window is no column".into()));
+        };
+        let kind = input.schema().field_from_column(column)?.data_type().clone();
+        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect();
+        for field in window_fields(&kind) {
+            fields.push((None, Arc::new(field)));
+        }
+        let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
+        Ok(Self { input, time, spec, span, schema })
+    }
+}
+
+impl PartialEq for WindowTvf {
+    fn eq(&self, other: &Self) -> bool {
+        self.input == other.input && self.time == other.time && self.spec == other.spec
+    }
+}
+
+impl Eq for WindowTvf {}
+
+impl PartialOrd for WindowTvf {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        (self == other).then_some(Ordering::Equal)
+    }
+}
+
+impl Hash for WindowTvf {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.input.hash(state);
+        self.time.hash(state);
+        self.spec.hash(state);
+    }
+}
+
+impl UserDefinedLogicalNodeCore for WindowTvf {
+    fn name(&self) -> &str {
+        "Window"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        vec![self.time.clone()]
+    }
+
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        ["window_start", "window_end", "window_time"].map(str::to_owned).into()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Window: {} {}", self.spec, self.time)
+    }
+
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let (Some(time), Some(input)) = (exprs.into_iter().next(), inputs.into_iter().next()) else {
+            return Err(DataFusionError::Internal("a window has one time and one input".into()));
+        };
+        Self::new(input, time, self.spec, self.span)
+    }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let Expr::Column(time) = &self.time else { return None };
+        let width = self.input.schema().fields().len();
+        let mut needed: Vec<usize> = output_columns.iter().copied().filter(|c| *c < width).collect();
+        needed.push(self.input.schema().maybe_index_of_column(time)?);
+        needed.sort_unstable();
+        needed.dedup();
+        Some(vec![needed])
+    }
+}
+
+/// Plans the table functions TUMBLE, HOP and CUMULATE.
+#[derive(Debug)]
+pub(super) struct WindowTvfPlanner;
+
+impl RelationPlanner for WindowTvfPlanner {
+    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+        let call = match as_window_call(&relation) {
+            None => return Ok(RelationPlanning::Original(Box::new(relation))),
+            Some(call) => call.map_err(external)?,
+        };
+        let spec = window_spec(&call).map_err(external)?;
+        let input = context.plan(call.input.clone())?;
+        let time = time_column(&input, &call).map_err(external)?;
+        let node = WindowTvf::new(input, Expr::Column(time), spec, call.span)?;
+        let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, call.alias.clone()))))
+    }
+}
+
+fn time_column(input: &LogicalPlan, call: &WindowCall) -> crate::error::Result<Column> {
+    let schema = input.schema();
+    let Some(ident) = &call.time_column else {
+        let mut times =
+            schema.iter().filter(|(_, f)| matches!(f.data_type(), arrow::datatypes::DataType::Timestamp(..))).map(Column::from);
+        return match (times.next(), times.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(Diagnostic::new(Code::NoTimeAttribute, "the window names no time column, and its input has not just one")
+                .at(call.span)
+                .hint("name it: TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)")),
+        };
+    };
+    let (wanted, exact) = (ident.value.as_str(), ident.quote_style.is_some());
+    let matches = |same: &dyn Fn(&str) -> bool| -> Vec<Column> {
+        schema.iter().filter(|(_, f)| same(f.name())).map(Column::from).collect()
+    };
+    let mut found = matches(&|name| name == wanted);
+    if found.is_empty() && !exact {
+        found = matches(&|name| name.eq_ignore_ascii_case(wanted));
+    }
+    let column = match found.as_slice() {
+        [one] => one.clone(),
+        [] => {
+            return Err(
+                Diagnostic::new(Code::UnknownColumn, format!("the window's input has no column `{wanted}`")).at(call.span)
+            );
+        }
+        _ => {
+            let message = format!("the window's input has several columns `{wanted}`");
+            return Err(Diagnostic::new(Code::AmbiguousName, message).at(call.span));
+        }
+    };
+    let kind = schema.field_from_column(&column).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?.data_type().clone();
+    if !matches!(kind, arrow::datatypes::DataType::Timestamp(_, _)) {
+        return Err(Diagnostic::new(Code::NoTimeAttribute, format!("the column `{wanted}` is {kind}, not a TIMESTAMP"))
+            .at(call.span)
+            .hint("windows are over a column with a watermark, or over PROCTIME()"));
+    }
+    Ok(column)
+}
+
+fn window_spec(call: &WindowCall) -> crate::error::Result<WindowSpec> {
+    let interval = |i: crate::sql::interval::Interval| Interval { months: i.months, days: 0, micros: i.micros };
+    let kind = match call.kind {
+        CallKind::Tumble { size } => WindowKind::Tumble { size: interval(size) },
+        CallKind::Hop { slide, size } => WindowKind::Hop { slide: interval(slide), size: interval(size) },
+        CallKind::Cumulate { step, size } => WindowKind::Cumulate { step: interval(step), size: interval(size) },
+        CallKind::Session { .. } => {
+            return Err(Diagnostic::new(Code::UnsupportedSession, "session windows can't be run yet")
+                .at(call.span)
+                .hint("TUMBLE, HOP and CUMULATE can"));
+        }
+    };
+    let offset = interval(call.offset);
+    WindowSpec::new(kind, offset, chrono_tz::UTC).map_err(|e| e.at(call.span))
+}

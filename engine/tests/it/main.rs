@@ -1,0 +1,5 @@
+//! Integration tests of the engine: one binary.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
+
+mod data;
+mod slt;
