@@ -1,7 +1,6 @@
-//! The only module with `unsafe` code: zeroed, cache-line aligned memory, on huge pages where it is large, and prefetch hints.
+//! Zeroed, cache-line aligned memory, on huge pages where it is large, and prefetch hints.
 //!
 //! Everything above works on the slices handed out here, with bounds checks, so no mistake elsewhere can touch foreign memory.
-#![allow(unsafe_code, reason = "memory of tables: mapping, alignment, prefetch; each block argues its safety")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;

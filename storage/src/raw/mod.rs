@@ -1,0 +1,8 @@
+//! The only module with `unsafe` code: memory of tables, and the kernel's I/O ring.
+#![allow(unsafe_code, reason = "mapping, alignment, prefetch, buffers lent to the kernel; each block argues its safety")]
+
+mod memory;
+mod ring;
+
+pub(crate) use memory::Buffer;
+pub(crate) use ring::{Ended, Ring, RingOp};
