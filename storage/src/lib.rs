@@ -16,7 +16,8 @@ mod shard;
 mod wal;
 
 pub use device::{
-    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, SimDevice, Token, UringDevice, open_device,
+    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, SimDevice, Token, UringDevice,
+    open_device,
 };
 pub use ordered::{OrderedRange, OrderedTable};
 pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tiderace_storage::{Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, SimDevice, open_device};
+use tiderace_storage::{
+    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, SimDevice, open_device,
+};
 
 fn name(text: &str) -> FileName {
     FileName::new(text).unwrap()
@@ -152,9 +154,8 @@ fn a_crash_keeps_any_part_of_what_was_not_synced_and_all_parts_occur() {
     let file = name("a");
     device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
     device.execute(DeviceOp::Write { file: file.clone(), offset: 0, data: vec![1; 1024] }).unwrap();
-    let outcomes: std::collections::BTreeSet<Option<Vec<u8>>> = (0..200)
-        .map(|seed| device.crash(seed).content(&file).map(|c| c.chunks(512).map(|s| s[0]).collect()))
-        .collect();
+    let outcomes: std::collections::BTreeSet<Option<Vec<u8>>> =
+        (0..200).map(|seed| device.crash(seed).content(&file).map(|c| c.chunks(512).map(|s| s[0]).collect())).collect();
     // No entry, no sector, the first, the second behind a hole, both.
     let all = [None, Some(vec![]), Some(vec![1]), Some(vec![0, 1]), Some(vec![1, 1])];
     assert_eq!(outcomes, all.into_iter().collect());
@@ -235,7 +236,9 @@ fn many_operations_on_their_way_complete_each_once() {
             completion.result.unwrap();
         }
     }
-    let Done::Data(data) = device.execute(DeviceOp::Read { file, offset: 999 * 4096, len: 5000 }).unwrap() else { panic!("data") };
+    let Done::Data(data) = device.execute(DeviceOp::Read { file, offset: 999 * 4096, len: 5000 }).unwrap() else {
+        panic!("data")
+    };
     assert_eq!(data, vec![999_u64 as u8; 4096]);
 }
 

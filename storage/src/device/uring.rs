@@ -130,7 +130,9 @@ impl Device for UringDevice {
         if let Err(back) = self.ring.submit(token.0, file, ring_op) {
             let op = match (back, rest) {
                 (RingOp::Write { data, .. }, DeviceOp::Write { file, offset, .. }) => DeviceOp::Write { file, offset, data },
-                (RingOp::Write { data, .. }, DeviceOp::WriteSync { file, offset, .. }) => DeviceOp::WriteSync { file, offset, data },
+                (RingOp::Write { data, .. }, DeviceOp::WriteSync { file, offset, .. }) => {
+                    DeviceOp::WriteSync { file, offset, data }
+                }
                 (_, rest) => rest,
             };
             let result = self.files.perform(&op);

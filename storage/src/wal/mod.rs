@@ -113,8 +113,13 @@ struct Chunk {
 enum Step {
     Prepare(DeviceOp),
     /// The last step of making a segment.
-    Created { base: u64 },
-    Batch { op: DeviceOp, end: u64 },
+    Created {
+        base: u64,
+    },
+    Batch {
+        op: DeviceOp,
+        end: u64,
+    },
 }
 
 /// A write-ahead log.
@@ -319,7 +324,8 @@ impl<D: Device> Wal<D> {
     /// Seals what waits, when it is due; whether it did.
     fn plan(&mut self) -> bool {
         let waiting = self.tail().0 - self.durable;
-        let is_late = self.first_waiting_us.is_some_and(|first| self.now_us >= first.saturating_add(self.options.commit_interval_us));
+        let is_late =
+            self.first_waiting_us.is_some_and(|first| self.now_us >= first.saturating_add(self.options.commit_interval_us));
         let due = self.wanted > self.durable || waiting >= self.options.commit_bytes as u64 || is_late;
         if waiting == 0 || !due {
             return false;
@@ -335,7 +341,8 @@ impl<D: Device> Wal<D> {
         if self.chunks.len() == 1 {
             self.first_waiting_us = None;
         }
-        let segment = self.segments.iter().rev().find(|s| s.base <= start).expect("a chunk's segment is kept until it is durable");
+        let segment =
+            self.segments.iter().rev().find(|s| s.base <= start).expect("a chunk's segment is kept until it is durable");
         let (base, created) = (segment.base, segment.created);
         seal(&mut data, segment.salt, start);
         let op = DeviceOp::WriteSync { file: segment.file.clone(), offset: HEADER_BYTES as u64 + start - base, data };

@@ -39,7 +39,10 @@ pub(super) fn recover(
         if let Some((_, end)) = segments.last()
             && *end != header.base
         {
-            return Err(damaged(0, &format!("the log before it ends at {end}, it begins at {}: a segment is missing", header.base)));
+            return Err(damaged(
+                0,
+                &format!("the log before it ends at {end}, it begins at {}: a segment is missing", header.base),
+            ));
         }
         let end = read_segment(&bytes, &header, replay);
         let next_base = names.get(i + 1).map(|(base, _, _)| *base);
@@ -50,7 +53,10 @@ pub(super) fn recover(
             // The last segment's end may be torn, and so may this one's when the next was never finished: nothing was written to it then.
             Some(next) if next == header.base + (end.kept - HEADER_BYTES) as u64 => {}
             Some(next) => {
-                let because = format!("its records end {} B before the next segment begins", next.wrapping_sub(header.base + (end.kept - HEADER_BYTES) as u64));
+                let because = format!(
+                    "its records end {} B before the next segment begins",
+                    next.wrapping_sub(header.base + (end.kept - HEADER_BYTES) as u64)
+                );
                 return Err(damaged(end.broken_at, &because));
             }
             None => {}

@@ -83,9 +83,7 @@ fn recover(device: SimDevice, salt: u64) -> Result<(Wal<SimDevice>, Vec<(Lsn, Ve
 /// holds whole groups.
 fn judge(history: &History, recovered: &[(Lsn, Vec<u8>)], tail: Lsn) -> Result<(), String> {
     let first = match recovered.first() {
-        Some((lsn, _)) => {
-            history.appended.iter().position(|(l, _, _)| l == lsn).ok_or(format!("{lsn:?} was never appended"))?
-        }
+        Some((lsn, _)) => history.appended.iter().position(|(l, _, _)| l == lsn).ok_or(format!("{lsn:?} was never appended"))?,
         None => history.appended.iter().position(|(l, _, _)| *l >= tail).unwrap_or(history.appended.len()),
     };
     for (i, (lsn, payload)) in recovered.iter().enumerate() {
@@ -94,7 +92,8 @@ fn judge(history: &History, recovered: &[(Lsn, Vec<u8>)], tail: Lsn) -> Result<(
             other => return Err(format!("recovered {lsn:?} where {:?} was appended", other.map(|(l, ..)| l))),
         }
     }
-    let missing_before = history.appended[..first].iter().find(|(l, p, _)| l.0 + p.len() as u64 > history.truncated && l.0 >= history.truncated);
+    let missing_before =
+        history.appended[..first].iter().find(|(l, p, _)| l.0 + p.len() as u64 > history.truncated && l.0 >= history.truncated);
     if let Some((lsn, ..)) = missing_before {
         return Err(format!("{lsn:?} is missing at the beginning, truncated below {}", history.truncated));
     }
@@ -102,7 +101,8 @@ fn judge(history: &History, recovered: &[(Lsn, Vec<u8>)], tail: Lsn) -> Result<(
     if let Some((lsn, ..)) = rest.iter().find(|(l, ..)| l.0 < history.durable) {
         return Err(format!("{lsn:?} was acknowledged (durable {}) and is missing", history.durable));
     }
-    if let (Some((_, _, group)), Some((.., next))) = (recovered.len().checked_sub(1).map(|n| &history.appended[first + n]), rest.first())
+    if let (Some((_, _, group)), Some((.., next))) =
+        (recovered.len().checked_sub(1).map(|n| &history.appended[first + n]), rest.first())
         && group == next
     {
         return Err(format!("group {group} was recovered in part"));
@@ -331,7 +331,9 @@ fn lying_writes_are_found_out_when_later_ones_prove_them() {
             }
             match recover(wal.into_device().crash(3), 9) {
                 Err(_) => found += 1,
-                Ok((_, recovered)) => assert!(records.starts_with(&recovered) && (recovered.len() + 1 >= records.len()), "{name} at {at}"),
+                Ok((_, recovered)) => {
+                    assert!(records.starts_with(&recovered) && (recovered.len() + 1 >= records.len()), "{name} at {at}")
+                }
             }
         }
         assert!(found > 15, "{name}: {found}");
