@@ -75,6 +75,7 @@ impl Target {
         let table = TableSpec {
             name: &def.name,
             schema: schema.clone(),
+            physical: schema.clone(),
             metadata,
             primary_key: primary_key.clone(),
             partitioned_by: def.partitioned_by.iter().filter_map(place).collect(),

@@ -581,6 +581,7 @@ fn own_columns(name: &str, options: &Options, key: &[usize], span: Span, stream:
     let table = TableSpec {
         name,
         schema: schema.clone(),
+        physical: schema.clone(),
         metadata: Vec::new(),
         primary_key: key.to_vec(),
         partitioned_by: Vec::new(),
@@ -600,6 +601,7 @@ fn print_sink(schema: &SchemaRef, span: Span) -> Result<SinkRef> {
     let table = TableSpec {
         name: "result",
         schema: schema.clone(),
+        physical: schema.clone(),
         metadata: Vec::new(),
         primary_key: Vec::new(),
         partitioned_by: Vec::new(),
