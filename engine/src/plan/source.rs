@@ -206,15 +206,15 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str) -> Result<Stream> {
         }
         Some((at, readers.iter().flat_map(|(_, values)| values.clone()).collect::<Vec<_>>()))
     });
-    let physical: Vec<usize> =
+    let declared: Vec<usize> =
         (0..planned.def.columns.len()).filter(|at| matches!(planned.def.columns[*at].source, ColumnSource::Physical)).collect();
     let table = TableSpec {
         name,
         schema: source_schema.clone(),
-        physical: Arc::new(Schema::new(physical.iter().map(|at| planned.schema.fields()[*at].clone()).collect::<Vec<_>>())),
+        physical: Arc::new(Schema::new(declared.iter().map(|at| planned.schema.fields()[*at].clone()).collect::<Vec<_>>())),
         metadata,
         primary_key: primary_key.unwrap_or_default(),
-        partitioned_by: planned.def.partitioned_by.iter().filter_map(|c| physical.iter().position(|p| p == c)).collect(),
+        partitioned_by: planned.def.partitioned_by.iter().filter_map(|c| declared.iter().position(|p| p == c)).collect(),
         options: &planned.def.options,
     };
     let mut source = make(&table).map_err(|e| in_table(e, name, span))?;
