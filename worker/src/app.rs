@@ -4,12 +4,15 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::{CommandFactory, Parser};
 use tiderace_engine::error::{Class, Code, Diagnostic, Diagnostics};
+use tiderace_engine::plan::{ExplainFormat, JobPlan};
+use tiderace_engine::runtime::graph::Role;
 
-use crate::command::{Cli, Command, JobArgs, LogFormat};
+use crate::command::{Cli, Command, ExplainArgs, JobArgs, LogFormat, PlanFormat};
 use crate::exit::Exit;
 use crate::job_file::{JobFile, SourceText};
+use crate::planning::{self, Demand};
 use crate::report::{self, Located, Style};
-use crate::{error_pages, listing};
+use crate::{error_pages, listing, machine, run};
 
 /// Runs the command that the process's arguments name.
 #[must_use]
@@ -29,6 +32,7 @@ pub fn main_with_arguments() -> Exit {
 #[derive(Debug)]
 pub(crate) struct Console {
     pub style: Style,
+    pub is_stdout_terminal: bool,
 }
 
 impl Console {
@@ -36,15 +40,16 @@ impl Console {
         let is_terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let width =
             rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
-        Self { style: Style { format, is_terminal, width: width.unwrap_or(100) } }
+        let style = Style { format, is_terminal, width: width.unwrap_or(100) };
+        Self { style, is_stdout_terminal: io::stdout().is_terminal() }
     }
 
     fn run(&self, command: Command) -> Exit {
         match command {
-            Command::Run(arguments) => self.job(&arguments.job),
-            Command::Check(arguments) => self.job(&arguments),
-            Command::Explain(arguments) => self.job(&arguments.job),
-            Command::Functions(_) => self.refuse_alone(Diagnostic::new(Code::Unsupported, "functions can't be listed yet")),
+            Command::Run(arguments) => run::run(self, &arguments),
+            Command::Check(arguments) => self.check(&arguments),
+            Command::Explain(arguments) => self.explain(&arguments),
+            Command::Functions(arguments) => self.rows(&listing::functions_text(arguments.format)),
             Command::Connectors(arguments) => match listing::connectors_text(arguments.name.as_deref(), arguments.list.format) {
                 Ok(text) => self.rows(&text),
                 Err(hint) => {
@@ -69,14 +74,56 @@ impl Console {
         }
     }
 
-    fn job(&self, arguments: &JobArgs) -> Exit {
-        let _job = match JobFile::read(&arguments.job) {
-            Ok(job) => job,
-            Err(unusable) => {
-                return self.refuse(&Located::in_file(&unusable.diagnostics, &unusable.source), &unusable.diagnostics);
+    fn check(&self, arguments: &JobArgs) -> Exit {
+        match self.plan(arguments) {
+            Ok((file, plan)) => {
+                let count = |is: fn(&Role) -> bool| plan.graph.nodes.iter().filter(|node| is(&node.role)).count();
+                let (sources, sinks) = (count(|r| matches!(r, Role::Source(_))), count(|r| matches!(r, Role::Sink(_))));
+                self.info(&format!(
+                    "{}: no errors; {sources} sources, {sinks} sinks, {} nodes",
+                    file.source.name,
+                    plan.graph.nodes.len()
+                ));
+                Exit::Success
             }
+            Err(exit) => exit,
+        }
+    }
+
+    fn explain(&self, arguments: &ExplainArgs) -> Exit {
+        let format = match arguments.format {
+            PlanFormat::Text => ExplainFormat::Text,
+            PlanFormat::Json => ExplainFormat::Json,
+            PlanFormat::Dot => ExplainFormat::Dot,
         };
-        self.refuse_alone(Diagnostic::new(Code::Unsupported, "jobs can't be planned yet"))
+        match self.plan(&arguments.job) {
+            Ok((_, plan)) => self.rows(&format!("{}\n", plan.explain(format).trim_end())),
+            Err(exit) => exit,
+        }
+    }
+
+    fn plan(&self, arguments: &JobArgs) -> Result<(JobFile, JobPlan), Exit> {
+        let file = self.read(arguments)?;
+        let demand =
+            Demand::decide(&file, arguments.cores, machine::cores_available()).map_err(|error| self.refuse_alone(error))?;
+        match planning::plan(&file, arguments, demand.cores, false) {
+            Ok(plan) => Ok((file, plan)),
+            Err(errors) => Err(self.refuse(&Located::in_sql(&errors, &file), &errors)),
+        }
+    }
+
+    /// Reads the job's file, or tells why it can't be used.
+    pub fn read(&self, arguments: &JobArgs) -> Result<JobFile, Exit> {
+        JobFile::read(&arguments.job)
+            .map_err(|unusable| self.refuse(&Located::in_file(&unusable.diagnostics, &unusable.source), &unusable.diagnostics))
+    }
+
+    /// Tells something that is no error.
+    pub fn info(&self, text: &str) {
+        self.note(&match self.style.format {
+            LogFormat::Text => format!("{text}\n"),
+            LogFormat::Json => format!("{}\n", serde_json::json!({"level": "info", "event": "note", "message": text})),
+        });
     }
 
     /// Writes to stdout. That its reader went away (`| head`) is no failure.

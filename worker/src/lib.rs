@@ -9,17 +9,20 @@
 //! reads arguments, environment and signals once and hands on values.
 #![forbid(unsafe_code)]
 
+mod app;
+pub mod book;
 pub mod command;
 pub mod error_pages;
 pub mod exit;
 pub mod job_file;
 pub mod listing;
 pub mod machine;
+mod planning;
 pub mod progress;
 pub mod report;
+pub mod result_table;
+mod run;
 pub mod summary;
 pub mod text_table;
-
-mod app;
 
 pub use app::main_with_arguments;

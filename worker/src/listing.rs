@@ -2,6 +2,10 @@
 
 use serde_json::{Value, json};
 use tiderace_engine::connect::{ConnectorSpec, OptionSpec, OptionType, connector, connectors};
+use tiderace_engine::format::{self, FormatSpec, formats};
+use tiderace_engine::functions;
+use tiderace_engine::operators::aggregate::AggregateFunction;
+use tiderace_engine::plan::SETTINGS;
 
 use crate::command::ListFormat;
 use crate::text_table::TextTable;
@@ -15,9 +19,17 @@ pub fn connectors_text(name: Option<&str>, format: ListFormat) -> Result<String,
             ListFormat::Markdown => connectors().iter().map(spec_markdown).collect::<Vec<_>>().join("\n"),
         });
     };
+    if let Some(spec) = format::format(name) {
+        return Ok(match format {
+            ListFormat::Text => format_text(spec),
+            ListFormat::Json => pretty(&format_json(spec)),
+            ListFormat::Markdown => format_markdown(spec),
+        });
+    }
     let spec = connector(name).ok_or_else(|| {
         let names: Vec<_> = connectors().iter().map(|spec| spec.name).collect();
-        format!("the connectors are: {}", names.join(", "))
+        let formats: Vec<_> = formats().iter().map(|spec| spec.name).collect();
+        format!("the connectors are: {}; the formats are: {}", names.join(", "), formats.join(", "))
     })?;
     Ok(match format {
         ListFormat::Text => spec_text(spec),
@@ -35,7 +47,11 @@ fn all_text() -> String {
     for spec in connectors() {
         table.row([spec.name, roles(spec), spec.doc]);
     }
-    format!("{}\nAll about one: tiderace connectors NAME\n", table.plain())
+    let mut of_formats = TextTable::new(["format", "rows are", "what it is"]);
+    for spec in formats() {
+        of_formats.row([spec.name, growth(spec), spec.doc]);
+    }
+    format!("{}\n{}\nAll about one: tiderace connectors NAME\n", table.plain(), of_formats.plain())
 }
 
 fn roles(spec: &ConnectorSpec) -> &'static str {
@@ -44,6 +60,110 @@ fn roles(spec: &ConnectorSpec) -> &'static str {
         (true, false) => "source",
         (false, true) => "sink",
         (false, false) => "–",
+    }
+}
+
+fn growth(spec: &FormatSpec) -> &'static str {
+    if spec.is_append_only { "added" } else { "added and taken back" }
+}
+
+fn format_text(spec: &FormatSpec) -> String {
+    let options = options_text(spec.options) + &options_text(format::COMMON_OPTIONS);
+    format!("format {} (rows are {})\n{}\n\n{options}", spec.name, growth(spec), spec.doc)
+}
+
+fn format_json(spec: &FormatSpec) -> Value {
+    let options: Vec<_> = spec.options.iter().chain(format::COMMON_OPTIONS).map(option_json).collect();
+    json!({"format": spec.name, "doc": spec.doc, "append_only": spec.is_append_only, "options": options})
+}
+
+fn format_markdown(spec: &FormatSpec) -> String {
+    let options: Vec<_> = spec.options.iter().chain(format::COMMON_OPTIONS).copied().collect();
+    let doc = spec.doc.trim_end_matches('.');
+    format!("## Format `{}`\n\n{doc}; rows are {}.\n{}", spec.name, growth(spec), options_markdown(&options))
+}
+
+/// Connectors, then formats, for the reference.
+#[must_use]
+pub fn everything_markdown() -> String {
+    let sections = connectors().iter().map(spec_markdown).chain(formats().iter().map(format_markdown));
+    sections.collect::<Vec<_>>().join("\n")
+}
+
+/// The keys of `SET`, `--set` and `config`, for the reference.
+#[must_use]
+pub fn settings_markdown() -> String {
+    format!(
+        "`SET 'key' = 'value'` in SQL wins over `--set key=value`, which wins over `config` in the manifest.\n{}",
+        options_markdown(SETTINGS)
+    )
+}
+
+/// A function as it is listed.
+struct Listed {
+    family: String,
+    name: String,
+    signature: String,
+    aliases: Vec<String>,
+    doc: String,
+}
+
+/// Every function, by family, then by name.
+fn all_functions() -> Vec<Listed> {
+    let scalar = functions::list().into_iter().map(|f| Listed {
+        family: f.family,
+        name: f.name,
+        signature: f.signature,
+        aliases: f.aliases,
+        doc: f.doc,
+    });
+    let aggregate = AggregateFunction::NAMES.iter().map(|(function, names)| Listed {
+        family: "aggregate".to_owned(),
+        name: function.name().to_owned(),
+        signature: format!("{}(…)", function.name()),
+        aliases: names[1..].iter().map(|n| (*n).to_owned()).collect(),
+        doc: if function.retracts() { "Over rows that are added and taken back." } else { "Over rows that are only added." }
+            .to_owned(),
+    });
+    let mut all: Vec<_> = scalar.chain(aggregate).collect();
+    all.sort_by(|a, b| (&a.family, &a.name).cmp(&(&b.family, &b.name)));
+    all
+}
+
+/// All functions.
+#[must_use]
+pub fn functions_text(format: ListFormat) -> String {
+    let all = all_functions();
+    match format {
+        ListFormat::Text => {
+            let mut table = TextTable::new(["family", "function", "also", "what it does"]).for_terminal();
+            for f in &all {
+                table.row([f.family.as_str(), &f.signature, &f.aliases.join(", "), &f.doc]);
+            }
+            table.plain()
+        }
+        ListFormat::Json => pretty(
+            &all.iter()
+                .map(
+                    |f| json!({"name": f.name, "family": f.family, "signature": f.signature, "aliases": f.aliases, "doc": f.doc}),
+                )
+                .collect(),
+        ),
+        ListFormat::Markdown => {
+            let mut out = String::new();
+            let mut family = "";
+            for f in &all {
+                if f.family != family {
+                    family = &f.family;
+                    out += &format!(
+                        "{}## {family}\n\n| function | also | |\n|---|---|---|\n",
+                        if out.is_empty() { "" } else { "\n" }
+                    );
+                }
+                out += &format!("| `{}` | {} | {} |\n", cell(&f.signature), cell(&f.aliases.join(", ")), cell(&f.doc));
+            }
+            out
+        }
     }
 }
 
@@ -92,12 +212,13 @@ fn options_text(options: &[OptionSpec]) -> String {
     out
 }
 
+fn option_json(option: &OptionSpec) -> Value {
+    json!({
+        "key": option.key, "type": kind_name(option.kind), "default": option.default, "required": option.required, "doc": option.doc,
+    })
+}
+
 fn spec_json(spec: &ConnectorSpec) -> Value {
-    let option = |option: &OptionSpec| {
-        json!({
-            "key": option.key, "type": kind_name(option.kind), "default": option.default, "required": option.required, "doc": option.doc,
-        })
-    };
     let metadata = |(key, sql_type): &(&str, &str)| json!({"key": key, "type": sql_type});
     json!({
         "name": spec.name,
@@ -105,7 +226,7 @@ fn spec_json(spec: &ConnectorSpec) -> Value {
         "source": spec.source.is_some(),
         "sink": spec.sink.is_some(),
         "takes_format": spec.takes_format,
-        "options": spec.options.iter().map(option).collect::<Vec<_>>(),
+        "options": spec.options.iter().map(option_json).collect::<Vec<_>>(),
         "metadata": spec.metadata.iter().map(metadata).collect::<Vec<_>>(),
     })
 }
@@ -114,18 +235,24 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
+fn options_markdown(options: &[OptionSpec]) -> String {
+    if options.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n| option | type | default | |\n|---|---|---|---|\n".to_owned();
+    for option in options {
+        let (kind, default) = (kind_name(option.kind), default_name(option));
+        out += &format!("| `{}` | {} | {} | {} |\n", option.key, cell(&kind), cell(default), cell(option.doc));
+    }
+    out
+}
+
 fn spec_markdown(spec: &ConnectorSpec) -> String {
     let mut out = format!("## `{}`\n\n{} ({}).\n", spec.name, spec.doc.trim_end_matches('.'), roles(spec));
     if spec.takes_format {
         out += "It takes a `'format'`, whose options come on top.\n";
     }
-    if !spec.options.is_empty() {
-        out += "\n| option | type | default | |\n|---|---|---|---|\n";
-        for option in spec.options {
-            let (kind, default) = (kind_name(option.kind), default_name(option));
-            out += &format!("| `{}` | {} | {} | {} |\n", option.key, cell(&kind), cell(default), cell(option.doc));
-        }
-    }
+    out += &options_markdown(spec.options);
     if !spec.metadata.is_empty() {
         out += "\n| `METADATA FROM` | type |\n|---|---|\n";
         for (key, sql_type) in spec.metadata {

@@ -202,6 +202,10 @@ pub enum ChangelogMode {
 
 /// A planned sink: its options are checked, nothing is open yet.
 pub trait Sink: std::fmt::Debug + Send + Sync {
+    /// Whether it writes to the process's stdout: a terminal is then left to its rows.
+    fn writes_stdout(&self) -> bool {
+        false
+    }
     /// Whether it can take such changes (`Append` must always be true).
     fn accepts(&self, mode: ChangelogMode) -> bool;
     /// Where its writers run.

@@ -44,7 +44,7 @@ fn plan(table: &TableSpec<'_>) -> Result<SinkRef> {
     let prefix = table.options.text("print-identifier").map(|id| format!("{id}> ")).unwrap_or_default();
     let stderr = table.options.bool("standard-error")?.unwrap_or(false);
     let open: OpenOutput = if stderr { || Box::new(io::stderr()) } else { || Box::new(io::stdout()) };
-    Ok(Arc::new(PrintSink { name: table.name.to_owned(), prefix, open, closed: Arc::default() }))
+    Ok(Arc::new(PrintSink { name: table.name.to_owned(), prefix, open, is_stdout: !stderr, closed: Arc::default() }))
 }
 
 type OpenOutput = fn() -> Box<dyn Write + Send>;
@@ -55,11 +55,16 @@ struct PrintSink {
     name: String,
     prefix: String,
     open: OpenOutput,
+    is_stdout: bool,
     /// Whether the reader of the output has gone (`… | head`): nobody misses the rest then.
     closed: Arc<AtomicBool>,
 }
 
 impl Sink for PrintSink {
+    fn writes_stdout(&self) -> bool {
+        self.is_stdout
+    }
+
     fn accepts(&self, _mode: ChangelogMode) -> bool {
         true
     }
@@ -210,7 +215,7 @@ mod tests {
     }
 
     fn writer(prefix: &str, open: OpenOutput) -> (PrintSink, Box<dyn SinkWriter>) {
-        let sink = PrintSink { name: "out".into(), prefix: prefix.into(), open, closed: Arc::default() };
+        let sink = PrintSink { name: "out".into(), prefix: prefix.into(), open, is_stdout: false, closed: Arc::default() };
         let schema = Arc::new(arrow::datatypes::Schema::empty());
         let writer = sink.open(CoreInit { core: CoreId(0), cores: 1 }, schema, ChangelogMode::Retract).unwrap();
         (sink, writer)

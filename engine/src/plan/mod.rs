@@ -23,6 +23,7 @@ mod source;
 mod statements;
 mod stream;
 mod usage;
+mod view_query;
 mod window;
 mod window_node;
 
@@ -38,6 +39,7 @@ use crate::runtime::graph::Graph;
 
 pub use explain::ExplainFormat;
 pub use settings::{OnError, SETTINGS, Settings};
+pub use view_query::ViewQuery;
 
 /// What a job is planned with, beside its SQL.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,109 @@
+//! The generated pages of the book: lists of what there is, from the tables that the code itself uses.
+
+use tiderace_engine::error::Code;
+
+use crate::command::ListFormat;
+use crate::listing;
+
+const SUMMARY: &str = "\
+# Summary
+
+[Introduction](guide/introduction.md)
+
+- [Tutorial](guide/tutorial.md)
+- [Time and lateness](guide/time.md)
+- [SQL](guide/sql.md)
+  - [Functions](reference/functions.md)
+  - [Settings](reference/settings.md)
+- [Connectors and formats](guide/connectors.md)
+  - [Reference](reference/connectors.md)
+- [Command line](guide/command-line.md)
+- [Design records](design/README.md)
+- [Errors](reference/errors.md)
+";
+
+const NOTE: &str = "<!-- Generated: `make update` writes it anew. -->\n";
+
+/// Each generated page: its path under `docs/`, and its text.
+#[must_use]
+pub fn pages() -> Vec<(&'static str, String)> {
+    let mut summary = SUMMARY.to_owned();
+    let mut errors = format!(
+        "# Errors\n\n{NOTE}\nEvery message has a code. `tiderace error TR-1001` prints its page.\n\n| code | |\n|---|---|\n"
+    );
+    for code in Code::ALL {
+        summary += &format!("  - [{code}: {}](errors/{code}.md)\n", escaped(code.title()));
+        errors += &format!("| [{code}](../errors/{code}.md) | {} |\n", code.title());
+    }
+    vec![
+        ("SUMMARY.md", summary),
+        ("reference/errors.md", errors),
+        ("reference/functions.md", format!("# Functions\n\n{NOTE}\n{}", listing::functions_text(ListFormat::Markdown))),
+        ("reference/settings.md", format!("# Settings\n\n{NOTE}\n{}", listing::settings_markdown())),
+        ("reference/connectors.md", format!("# Connectors and formats\n\n{NOTE}\n{}", listing::everything_markdown())),
+    ]
+}
+
+fn escaped(title: &str) -> String {
+    title.replace('[', "\\[").replace(']', "\\]")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn docs() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+    }
+
+    #[test]
+    fn generated_pages_are_up_to_date() {
+        let mut stale = Vec::new();
+        for (path, wanted) in pages() {
+            let file = docs().join(path);
+            if std::env::var_os("UPDATE").is_some() {
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(&file, &wanted).unwrap();
+            }
+            if std::fs::read_to_string(&file).unwrap_or_default() != wanted {
+                stale.push(path);
+            }
+        }
+        assert!(stale.is_empty(), "docs/{} out of date: run make update", stale.join(", docs/"));
+    }
+
+    /// Every relative link of a page leads to a file.
+    #[test]
+    fn no_link_is_broken() {
+        let root = docs().join("..");
+        let mut folders = vec![docs()];
+        let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == "md") {
+                    pages.push(path);
+                }
+            }
+        }
+        let mut broken = Vec::new();
+        for page in &pages {
+            let text = std::fs::read_to_string(page).unwrap();
+            for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let file = target.split('#').next().unwrap_or_default();
+                if file.is_empty() || file.contains("://") || !file.contains('.') || file.contains(char::is_whitespace) {
+                    continue;
+                }
+                if !page.parent().unwrap().join(file).exists() {
+                    broken.push(format!("{}: {target}", page.display()));
+                }
+            }
+        }
+        assert!(pages.len() > 60 && broken.is_empty(), "{}", broken.join("\n"));
+    }
+}

@@ -1,0 +1,88 @@
+//! The final rows of a query as a table.
+
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::DataType;
+use arrow::row::{RowConverter, SortField};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tiderace_engine::error::{Code, Diagnostic, Result};
+use tiderace_engine::plan::{QueryResult, ViewQuery};
+
+use crate::progress::grouped;
+use crate::text_table::TextTable;
+
+/// How long a view may take to answer when its job has ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Rows with their multiplicity, in the order in which they are shown.
+#[derive(Debug)]
+pub struct ResultTable {
+    rows: RecordBatch,
+    /// Indexes in `rows`; one that stands several times is shown as often.
+    order: Vec<usize>,
+}
+
+impl ResultTable {
+    /// What a bare query says in the end, sorted by its columns.
+    pub fn of_sink(result: &QueryResult) -> Result<Self> {
+        let net = result.rows()?;
+        let mut order = Vec::new();
+        for index in sorted(&net.rows) {
+            let weight = usize::try_from(net.weights.get(index))
+                .map_err(|_| Diagnostic::new(Code::NegativeWeight, "the result takes back a row that was never there"))?;
+            order.extend(std::iter::repeat_n(index, weight));
+        }
+        Ok(Self { rows: net.rows, order })
+    }
+
+    /// What a query over materialized views says, in its own order.
+    pub fn of_query(query: &ViewQuery) -> Result<Self> {
+        let rows = query.run(PATIENCE)?;
+        Ok(Self { order: (0..rows.num_rows()).collect(), rows })
+    }
+
+    /// The table and the number of its rows. On a terminal, long cells are cut.
+    pub fn render(&self, is_terminal: bool) -> Result<String> {
+        let failed = |error| Diagnostic::new(Code::Internal, format!("a value can't be shown: {error}"));
+        let options = FormatOptions::new().with_null("NULL").with_display_error(true);
+        let schema = self.rows.schema();
+        let formatters: Vec<_> = self
+            .rows
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(failed)?;
+        let numeric = schema.fields().iter().enumerate().filter(|(_, f)| is_numeric(f.data_type())).map(|(i, _)| i);
+        let mut table = TextTable::new(schema.fields().iter().map(|f| f.name().as_str())).numeric(numeric);
+        if is_terminal {
+            table = table.for_terminal();
+        }
+        for index in &self.order {
+            table.row(formatters.iter().map(|formatter| formatter.value(*index).to_string()));
+        }
+        let count = if self.order.len() == 1 { "1 row".to_owned() } else { format!("{} rows", grouped(self.order.len() as u64)) };
+        Ok(format!("{}({count})\n\n", table.with_rule()))
+    }
+}
+
+fn is_numeric(data_type: &DataType) -> bool {
+    data_type.is_numeric()
+}
+
+/// The indexes of the rows in ascending order of the columns, NULLs last; as they stand when a type has no order.
+fn sorted(rows: &RecordBatch) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows.num_rows()).collect();
+    let options = arrow::compute::SortOptions { descending: false, nulls_first: false };
+    let fields: Vec<_> =
+        rows.columns().iter().map(|c: &ArrayRef| SortField::new_with_options(c.data_type().clone(), options)).collect();
+    if fields.is_empty() || !RowConverter::supports_fields(&fields) {
+        return order;
+    }
+    let encoded = RowConverter::new(fields).and_then(|converter| converter.convert_columns(rows.columns()));
+    if let Ok(encoded) = encoded {
+        order.sort_by(|a, b| encoded.row(*a).cmp(&encoded.row(*b)));
+    }
+    order
+}

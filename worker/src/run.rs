@@ -1,0 +1,284 @@
+//! `tiderace run`: starts a planned job, shows where it is, stops it on a signal, says how it ended.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tiderace_engine::error::{Diagnostic, Diagnostics};
+use tiderace_engine::plan::{JobPlan, ViewQuery};
+use tiderace_engine::runtime::graph::{Graph, Role};
+use tiderace_engine::runtime::{Job, JobOptions, JobProgress};
+
+use crate::app::Console;
+use crate::command::{LogFormat, RunArgs};
+use crate::exit::Exit;
+use crate::job_file::JobFile;
+use crate::machine;
+use crate::planning::{self, Demand};
+use crate::progress::{self, Live, Meter, Observation, SinkObservation, SourceObservation};
+use crate::report::Located;
+use crate::result_table::ResultTable;
+use crate::summary::{Ending, Summary};
+
+/// How often a job is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often `--log json` gets a line.
+const JSON_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a log that is no terminal gets a line.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How long an aborted job may take to end before the process ends without it.
+const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the job of `arguments` to its end.
+pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
+    let file = match console.read(&arguments.job) {
+        Ok(file) => file,
+        Err(exit) => return exit,
+    };
+    let demand = match Demand::decide(&file, arguments.job.cores, machine::cores_available()) {
+        Ok(demand) => demand,
+        Err(error) => return console.refuse_alone(error),
+    };
+    if let Some(note) = &demand.note {
+        console.info(note);
+    }
+    let plan = match planning::plan_to_run(&file, &arguments.job, &demand, arguments.changes) {
+        Ok(plan) => plan,
+        Err(errors) => return console.refuse(&Located::in_sql(&errors, &file), &errors),
+    };
+    let queries: Result<Vec<_>, _> = arguments.query.iter().map(|sql| ViewQuery::plan(&plan.views, sql)).collect();
+    let queries = match queries {
+        Ok(queries) => queries,
+        Err(error) => return console.refuse_alone(Diagnostic { span: None, ..error }),
+    };
+    for text in &plan.texts {
+        let exit = console.rows(&format!("{}\n", text.trim_end()));
+        if exit != Exit::Success {
+            return exit;
+        }
+    }
+    if plan.graph.nodes.is_empty() {
+        return Exit::Success;
+    }
+    let (summary, failure) = drive(console, &file, arguments, &demand, &plan);
+    let exit = match failure {
+        None if summary.ending == Ending::Failed => Exit::Failed,
+        None => show_results(console, &plan, &queries),
+        Some(error) => {
+            let errors = Diagnostics::from(error);
+            console.refuse(&Located::in_sql(&errors, &file), &errors);
+            Exit::Failed
+        }
+    };
+    console.note(&summary.render(console.style.format));
+    exit
+}
+
+fn show_results(console: &Console, plan: &JobPlan, queries: &[ViewQuery]) -> Exit {
+    let render = |table: ResultTable| table.render(console.is_stdout_terminal);
+    let mut tables: Vec<_> = plan.results.iter().map(|result| ResultTable::of_sink(result).and_then(render)).collect();
+    tables.extend(queries.iter().map(|query| ResultTable::of_query(query).and_then(render)));
+    for table in tables {
+        let exit = match table {
+            Ok(text) => console.rows(&text),
+            Err(error) => {
+                console.refuse_alone(error);
+                Exit::Failed
+            }
+        };
+        if exit != Exit::Success {
+            return exit;
+        }
+    }
+    Exit::Success
+}
+
+/// Runs `plan` and shows where it is. Gives the counts up to the end, and what failed.
+fn drive(
+    console: &Console,
+    file: &JobFile,
+    arguments: &RunArgs,
+    demand: &Demand,
+    plan: &JobPlan,
+) -> (Summary, Option<Diagnostic>) {
+    let options = JobOptions {
+        name: file.name.clone(),
+        cores: demand.cores,
+        memory_bytes: memory_bytes(arguments, plan, file),
+        interval_ms: plan.settings.tick.as_millis() as u64,
+        max_parallelism: file.max_parallelism,
+        ..JobOptions::default()
+    };
+    for view in plan.views.values() {
+        view.start(demand.cores);
+    }
+    let totals = Totals::of(&plan.graph);
+    let signals = listen();
+    let job = Job::start(plan.graph.clone(), options);
+    let mut screen = Screen::new(console, &plan.graph, &totals.observe(&job.progress()));
+    let mut signals_seen = 0;
+    let mut aborted_at: Option<Instant> = None;
+    while !job.is_finished() {
+        match signals.as_ref().map_or(Err(RecvTimeoutError::Disconnected), |s| s.recv_timeout(LOOK)) {
+            Ok(()) => {
+                signals_seen += 1;
+                if signals_seen == 1 {
+                    screen.say(console, "stopping: rows taken in go on to the sinks (again to abort)");
+                    job.stop();
+                } else if aborted_at.is_none() {
+                    screen.say(console, "aborting");
+                    job.abort();
+                    aborted_at = Some(Instant::now());
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+        }
+        if aborted_at.is_some_and(|at| at.elapsed() > ABORT_PATIENCE) {
+            break;
+        }
+        screen.show(console, &totals.observe(&job.progress()));
+    }
+    drop(screen);
+    if aborted_at.is_some() {
+        return (summary(file, demand, &job.progress(), Ending::Failed), None);
+    }
+    match job.wait() {
+        Ok(report) => {
+            let ending = if signals_seen > 0 { Ending::Stopped } else { Ending::Finished };
+            (summary(file, demand, &report.progress, ending), None)
+        }
+        Err(error) => (summary(file, demand, &job.progress(), Ending::Failed), Some(error)),
+    }
+}
+
+/// The command line wins over SET and `config`, those over the manifest's resources, those over half of what there is.
+fn memory_bytes(arguments: &RunArgs, plan: &JobPlan, file: &JobFile) -> usize {
+    let to_usize = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let asked = arguments.memory.as_ref().map(|m| to_usize(m.bytes()));
+    asked
+        .or(plan.settings.memory_bytes)
+        .or_else(|| file.memory.as_ref().map(|m| to_usize(m.bytes())))
+        .or_else(|| machine::memory_available_bytes().map(|bytes| to_usize(bytes / 2)))
+        .unwrap_or(JobOptions::default().memory_bytes)
+}
+
+/// How many rows each source has in all, where it knows.
+struct Totals(Vec<(String, Option<u64>)>);
+
+impl Totals {
+    fn of(graph: &Graph) -> Self {
+        let sources = graph.nodes.iter().filter_map(|node| match &node.role {
+            Role::Source(spec) => Some((node.name.clone(), spec.source.rows_hint())),
+            Role::Operator(_) | Role::Union | Role::Sink(_) => None,
+        });
+        Self(sources.collect())
+    }
+
+    fn observe(&self, now: &JobProgress) -> Observation {
+        let total = |name: &str| self.0.iter().find(|(n, _)| n == name).and_then(|(_, total)| *total);
+        let sources = now.sources().map(|node| SourceObservation {
+            name: node.name.clone(),
+            rows: node.rows_in,
+            rows_total: total(&node.name),
+            watermark_us: Some(node.watermark.0).filter(|us| *us != i64::MIN && *us != i64::MAX),
+            lag_rows: None,
+        });
+        Observation {
+            elapsed: now.elapsed,
+            sources: sources.collect(),
+            sinks: now.sinks().map(|node| SinkObservation { name: node.name.clone(), rows: node.rows_out }).collect(),
+            state_bytes: now.cores.iter().map(|core| core.state_bytes).sum(),
+        }
+    }
+}
+
+fn summary(file: &JobFile, demand: &Demand, end: &JobProgress, ending: Ending) -> Summary {
+    let rejected = end.nodes.iter().flat_map(|node| node.rejected.iter().map(|(code, n)| (node.name.clone(), *code, *n)));
+    Summary {
+        job: file.name.clone(),
+        elapsed: end.elapsed,
+        cores: demand.cores,
+        rows_in: end.sources().map(|node| (node.name.clone(), node.rows_in)).collect(),
+        rows_out: end.sinks().map(|node| (node.name.clone(), node.rows_out)).collect(),
+        late: end.nodes.iter().filter(|node| node.late_rows > 0).map(|node| (node.name.clone(), node.late_rows)).collect(),
+        rejected: rejected.collect(),
+        memory_peak_bytes: machine::memory_peak_bytes(),
+        ending,
+    }
+}
+
+/// Progress in the form that the console takes.
+struct Screen {
+    live: Option<Live>,
+    meter: Meter,
+    interval: Option<Duration>,
+    shown: Instant,
+    is_json: bool,
+}
+
+impl Screen {
+    fn new(console: &Console, graph: &Graph, first: &Observation) -> Self {
+        let is_json = console.style.format == LogFormat::Json;
+        // Rows on the same terminal would run through lines that are redrawn.
+        let prints = console.is_stdout_terminal
+            && graph.nodes.iter().any(|node| matches!(&node.role, Role::Sink(spec) if spec.sink.writes_stdout()));
+        let live = (console.style.is_terminal && !is_json && !prints).then(|| Live::new(&first.sources));
+        let interval = if is_json { Some(JSON_INTERVAL) } else { (!console.style.is_terminal).then_some(LOG_INTERVAL) };
+        Self { live, meter: Meter::default(), interval, shown: Instant::now(), is_json }
+    }
+
+    fn show(&mut self, console: &Console, now: &Observation) {
+        if let Some(live) = &self.live {
+            live.show(now, &self.meter.rates(now), now_us());
+        } else if self.interval.is_some_and(|interval| self.shown.elapsed() >= interval) {
+            self.shown = Instant::now();
+            let rates = self.meter.rates(now);
+            if self.is_json {
+                console.note(&format!("{}\n", progress::json_line(now, &rates)));
+            } else {
+                for (source, rate) in now.sources.iter().zip(&rates.sources) {
+                    console.note(&format!("{}  {}\n", source.name, progress::source_line(source, *rate, now_us())));
+                }
+                console.note(&format!("out  {}\n", progress::sinks_line(now, rates.out)));
+            }
+        }
+    }
+
+    fn say(&self, console: &Console, text: &str) {
+        match &self.live {
+            Some(live) => live.print(&format!("{text}\n")),
+            None => console.info(text),
+        }
+    }
+}
+
+/// Wall clock, for the lag that people see.
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_micros()).ok()).unwrap_or(0)
+}
+
+/// One message for each SIGINT or SIGTERM. `None` when signals can't be had: they then end the process, as they do by default.
+fn listen() -> Option<Receiver<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt()).ok()?, signal(SignalKind::terminate()).ok()?)
+    };
+    let (sender, receiver) = channel();
+    let wait = move || {
+        runtime.block_on(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if sender.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).ok()?;
+    Some(receiver)
+}
