@@ -70,6 +70,20 @@ impl Shard {
         self.ordered.entry(id).or_insert_with(|| OrderedTable::new(layout, Account::new(Arc::clone(used_bytes))))
     }
 
+    /// All point tables, by their numbers.
+    pub(crate) fn point_tables(&self) -> Vec<(TableId, &PointTable)> {
+        let mut tables: Vec<_> = self.point.iter().map(|(id, table)| (*id, table)).collect();
+        tables.sort_by_key(|(id, _)| *id);
+        tables
+    }
+
+    /// All ordered tables, by their numbers.
+    pub(crate) fn ordered_tables(&self) -> Vec<(TableId, &OrderedTable)> {
+        let mut tables: Vec<_> = self.ordered.iter().map(|(id, table)| (*id, table)).collect();
+        tables.sort_by_key(|(id, _)| *id);
+        tables
+    }
+
     /// Forgets a table and frees what it holds; nothing happens when there is none.
     pub fn drop_table(&mut self, id: TableId) {
         self.point.remove(&id);

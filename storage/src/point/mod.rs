@@ -275,6 +275,12 @@ impl PointTable {
         self.open_scans.set(self.open_scans.get().saturating_sub(1));
     }
 
+    /// Bytes of each value made by [`entries`](Self::entries).
+    #[must_use]
+    pub fn value_width(&self) -> usize {
+        self.value_width
+    }
+
     /// How many keys.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -5,6 +5,7 @@
 //! `TIDERACE_CRASH_ROUNDS` choose other and more workloads; a violation names the seeds that show it again.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod checkpoint;
 mod wal;
 
 use std::sync::atomic::{AtomicU64, Ordering};

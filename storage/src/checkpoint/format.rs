@@ -1,0 +1,330 @@
+//! Bytes of checkpoints; `docs/storage-format.md` is their reference.
+//!
+//! ```text
+//! data file shard-<version, 20 digits>.data: blocks, one behind the other
+//!   0    4  payload bytes        4   4  crc32c of version, file offset (8 bytes each), part, payload
+//!   8    4  part: vnode, or 0xffffffff for ordered tables
+//!   12   …  payload: sections
+//! section
+//!   0    8  table     8  4  value width     12  4  kind: 0 point, 1 ordered     16  4  records
+//!   20   …  records: hash 8 (point only) · key bytes 4 · value bytes 4 · key · value
+//! manifest file manifest-<version, 20 digits>
+//!   0    8  magic "TRMANIFE"     8  4  format, 1     12  4  body bytes     16  4  crc32c of 0..16 and the body
+//!   20   …  body: version 8 · vnodes 4 · records 8 · data file bytes 8 · note bytes 4 · note · blocks 4 ·
+//!           for each block: offset 8 · bytes 4 · part 4 · crc 4
+//! ```
+//! All numbers are little endian.
+
+use crc32c::{crc32c, crc32c_append};
+
+use super::image::Part;
+use crate::device::FileName;
+use crate::shard::TableId;
+
+pub(super) const KIND_POINT: u8 = 0;
+pub(super) const KIND_ORDERED: u8 = 1;
+pub(super) const BLOCK_HEADER_BYTES: usize = 12;
+const SECTION_BYTES: usize = 20;
+const MAGIC: [u8; 8] = *b"TRMANIFE";
+const FORMAT: u32 = 1;
+const MANIFEST_HEADER_BYTES: usize = 20;
+const ORDERED: u32 = u32::MAX;
+
+pub(super) fn data_name(version: u64) -> FileName {
+    FileName::new(&format!("shard-{version:020}.data")).expect("letters, digits, a dash and a dot")
+}
+
+pub(super) fn manifest_name(version: u64) -> FileName {
+    FileName::new(&format!("manifest-{version:020}")).expect("letters, digits and a dash")
+}
+
+pub(super) fn temporary_name(version: u64) -> FileName {
+    FileName::new(&format!("temporary-{version:020}")).expect("letters, digits and a dash")
+}
+
+/// What a file of this directory is to checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Data(u64),
+    Manifest(u64),
+    Temporary(u64),
+}
+
+pub(super) fn role(name: &FileName) -> Option<Role> {
+    let number =
+        |digits: &str| (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten();
+    let name = name.as_str();
+    if let Some(rest) = name.strip_prefix("shard-") {
+        number(rest.strip_suffix(".data")?).map(Role::Data)
+    } else if let Some(rest) = name.strip_prefix("manifest-") {
+        number(rest).map(Role::Manifest)
+    } else {
+        number(name.strip_prefix("temporary-")?).map(Role::Temporary)
+    }
+}
+
+/// Makes the payload of one block.
+#[derive(Debug, Default)]
+pub(super) struct SectionWriter {
+    bytes: Vec<u8>,
+    /// Where the open section begins, and what it is of.
+    section: Option<(usize, TableId, u8)>,
+    count: u32,
+}
+
+impl SectionWriter {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn push(&mut self, id: TableId, kind: u8, value_width: usize, hash: u64, key: &[u8], value: &[u8]) {
+        if self.section.is_none_or(|(_, open, open_kind)| (open, open_kind) != (id, kind)) {
+            self.end_section();
+            self.section = Some((self.bytes.len(), id, kind));
+            self.bytes.extend_from_slice(&id.0.to_le_bytes());
+            self.bytes.extend_from_slice(&length(value_width));
+            self.bytes.extend_from_slice(&u32::from(kind).to_le_bytes());
+            self.bytes.extend_from_slice(&[0; 4]);
+        }
+        if kind == KIND_POINT {
+            self.bytes.extend_from_slice(&hash.to_le_bytes());
+        }
+        self.bytes.extend_from_slice(&length(key.len()));
+        self.bytes.extend_from_slice(&length(value.len()));
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.count += 1;
+    }
+
+    fn end_section(&mut self) {
+        if let Some((at, ..)) = self.section.take() {
+            self.bytes[at + 16..at + 20].copy_from_slice(&self.count.to_le_bytes());
+            self.count = 0;
+        }
+    }
+
+    /// The payload; the writer is empty again.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        self.end_section();
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).expect("keys and values are shorter than 4 GiB").to_le_bytes()
+}
+
+/// Takes bytes from the front; `None` when there are too few.
+fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let (front, rest) = bytes.split_at_checked(count)?;
+    *bytes = rest;
+    Some(front)
+}
+
+fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?))
+}
+
+fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(take(bytes, 8)?.try_into().ok()?))
+}
+
+/// A record of a block's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockRecord<'a> {
+    pub(super) table: TableId,
+    pub(super) kind: u8,
+    pub(super) value_width: usize,
+    pub(super) hash: u64,
+    pub(super) key: &'a [u8],
+    pub(super) value: &'a [u8],
+}
+
+/// Calls `f` for each record of a payload; `None` when it is none.
+pub(super) fn read_payload(mut payload: &[u8], mut f: impl FnMut(BlockRecord<'_>)) -> Option<()> {
+    let bytes = &mut payload;
+    while !bytes.is_empty() {
+        let table = TableId(take_u64(bytes)?);
+        let value_width = take_u32(bytes)? as usize;
+        let kind = u8::try_from(take_u32(bytes)?).ok().filter(|k| *k <= KIND_ORDERED)?;
+        for _ in 0..take_u32(bytes)? {
+            let hash = if kind == KIND_POINT { take_u64(bytes)? } else { 0 };
+            let (key, value) = (take_u32(bytes)? as usize, take_u32(bytes)? as usize);
+            let (key, value) = (take(bytes, key)?, take(bytes, value)?);
+            f(BlockRecord { table, kind, value_width, hash, key, value });
+        }
+    }
+    Some(())
+}
+
+/// Where a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockPlace {
+    pub(super) offset: u64,
+    /// With its header.
+    pub(super) bytes: u32,
+    pub(super) part: Part,
+    pub(super) crc: u32,
+}
+
+fn part_number(part: Part) -> u32 {
+    match part {
+        Part::Vnode(vnode) => vnode,
+        Part::Ordered => ORDERED,
+    }
+}
+
+fn block_crc(version: u64, offset: u64, part: u32, payload: &[u8]) -> u32 {
+    let crc = crc32c_append(crc32c(&version.to_le_bytes()), &offset.to_le_bytes());
+    crc32c_append(crc32c_append(crc, &part.to_le_bytes()), payload)
+}
+
+/// Appends a block to the bytes of a data file that begin at `base`.
+pub(super) fn push_block(out: &mut Vec<u8>, base: u64, version: u64, part: Part, payload: &[u8]) -> BlockPlace {
+    let offset = base + out.len() as u64;
+    let number = part_number(part);
+    let crc = block_crc(version, offset, number, payload);
+    out.extend_from_slice(&length(payload.len()));
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(payload);
+    BlockPlace { offset, bytes: u32::from_le_bytes(length(payload.len() + BLOCK_HEADER_BYTES)), part, crc }
+}
+
+/// The payload of a block, if it is the one meant.
+pub(super) fn open_block<'a>(bytes: &'a [u8], version: u64, place: &BlockPlace) -> Option<&'a [u8]> {
+    let mut rest = bytes;
+    let (length, crc, part) = (take_u32(&mut rest)?, take_u32(&mut rest)?, take_u32(&mut rest)?);
+    let fits = length as usize == rest.len() && bytes.len() == place.bytes as usize;
+    (fits && part == part_number(place.part) && crc == place.crc && block_crc(version, place.offset, part, rest) == crc)
+        .then_some(rest)
+}
+
+/// What a checkpoint consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ManifestBody {
+    pub(super) version: u64,
+    pub(super) vnode_count: u32,
+    pub(super) records: u64,
+    pub(super) data_bytes: u64,
+    pub(super) note: Vec<u8>,
+    pub(super) blocks: Vec<BlockPlace>,
+}
+
+impl ManifestBody {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(64 + self.note.len() + self.blocks.len() * 20);
+        body.extend_from_slice(&self.version.to_le_bytes());
+        body.extend_from_slice(&self.vnode_count.to_le_bytes());
+        body.extend_from_slice(&self.records.to_le_bytes());
+        body.extend_from_slice(&self.data_bytes.to_le_bytes());
+        body.extend_from_slice(&length(self.note.len()));
+        body.extend_from_slice(&self.note);
+        body.extend_from_slice(&length(self.blocks.len()));
+        for block in &self.blocks {
+            body.extend_from_slice(&block.offset.to_le_bytes());
+            body.extend_from_slice(&block.bytes.to_le_bytes());
+            body.extend_from_slice(&part_number(block.part).to_le_bytes());
+            body.extend_from_slice(&block.crc.to_le_bytes());
+        }
+        let mut bytes = Vec::with_capacity(MANIFEST_HEADER_BYTES + body.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&length(body.len()));
+        let crc = crc32c_append(crc32c(&bytes), &body);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    /// The manifest in a file's bytes, or why it is none.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let Some((header, body)) = bytes.split_at_checked(MANIFEST_HEADER_BYTES) else {
+            return Err("it is shorter than a manifest's header".to_owned());
+        };
+        if header[..8] != MAGIC {
+            return Err("it doesn't begin as a manifest does".to_owned());
+        }
+        let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+        if number(12) as usize != body.len() {
+            return Err(format!("its body has {} B instead of {}", body.len(), number(12)));
+        }
+        if crc32c_append(crc32c(&header[..16]), body) != number(16) {
+            return Err("its checksum is wrong".to_owned());
+        }
+        if number(8) != FORMAT {
+            return Err(format!("format {} is not known to this version", number(8)));
+        }
+        Self::decode_body(body).ok_or_else(|| "its body makes no sense".to_owned())
+    }
+
+    fn decode_body(mut body: &[u8]) -> Option<Self> {
+        let bytes = &mut body;
+        let (version, vnode_count, records, data_bytes) =
+            (take_u64(bytes)?, take_u32(bytes)?, take_u64(bytes)?, take_u64(bytes)?);
+        let note = take_u32(bytes)? as usize;
+        let note = take(bytes, note)?.to_vec();
+        let count = take_u32(bytes)? as usize;
+        if bytes.len() != count.checked_mul(20)? || vnode_count == 0 {
+            return None;
+        }
+        let mut blocks = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (offset, length, part, crc) = (take_u64(bytes)?, take_u32(bytes)?, take_u32(bytes)?, take_u32(bytes)?);
+            let part = if part == ORDERED { Part::Ordered } else { Part::Vnode(part) };
+            let end = offset.checked_add(u64::from(length))?;
+            if end > data_bytes || matches!(part, Part::Vnode(v) if v >= vnode_count) {
+                return None;
+            }
+            blocks.push(BlockPlace { offset, bytes: length, part, crc });
+        }
+        Some(Self { version, vnode_count, records, data_bytes, note, blocks })
+    }
+}
+
+const _: () = assert!(SECTION_BYTES == 8 + 4 + 4 + 4);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_tell_roles_and_versions() {
+        for version in [0, 7, u64::MAX] {
+            assert_eq!(role(&data_name(version)), Some(Role::Data(version)));
+            assert_eq!(role(&manifest_name(version)), Some(Role::Manifest(version)));
+            assert_eq!(role(&temporary_name(version)), Some(Role::Temporary(version)));
+        }
+        for other in ["shard-1.data", "manifest-", "manifest-1", "wal-00000000000000000000.seg", "shard-00000000000000000001"] {
+            assert_eq!(role(&FileName::new(other).unwrap()), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_decodes_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = read_payload(&bytes, |_| {});
+            prop_assert!(ManifestBody::decode(&bytes).is_err());
+            let _ = ManifestBody::decode_body(&bytes);
+            let place = BlockPlace { offset: 0, bytes: bytes.len() as u32, part: Part::Ordered, crc: 0 };
+            let _ = open_block(&bytes, 1, &place);
+        }
+
+        #[test]
+        fn manifests_come_back_and_no_changed_one_does(
+            note in prop::collection::vec(any::<u8>(), 0..50), count in 0_u32..20, bit in any::<prop::sample::Index>(), cut in any::<prop::sample::Index>(),
+        ) {
+            let blocks = (0..count).map(|i| BlockPlace { offset: u64::from(i) * 10, bytes: 10, part: if i == 3 { Part::Ordered } else { Part::Vnode(i) }, crc: i }).collect();
+            let manifest = ManifestBody { version: 9, vnode_count: 20, records: 5, data_bytes: 200, note, blocks };
+            let mut bytes = manifest.encode();
+            prop_assert_eq!(ManifestBody::decode(&bytes), Ok(manifest));
+            prop_assert!(ManifestBody::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(ManifestBody::decode(&bytes).is_err());
+        }
+    }
+}

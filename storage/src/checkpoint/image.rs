@@ -1,0 +1,113 @@
+//! The content of a shard at one moment, in blocks by vnode, ready to be written.
+
+use std::ops::Bound;
+
+use super::format::{KIND_ORDERED, KIND_POINT, SectionWriter};
+use crate::shard::{Shard, TableId};
+
+/// A block is closed when it is at least this long; one record may make it longer.
+const BLOCK_BYTES: usize = 64 << 10;
+/// Records taken from a table at once.
+const SCAN_ROWS: usize = 1024;
+
+/// The vnode of a hash, out of `count`: equal ranges of the hash space, by its top bits.
+#[must_use]
+pub fn vnode_of(hash: u64, count: u32) -> u32 {
+    ((u128::from(hash) * u128::from(count)) >> 64) as u32
+}
+
+/// Which part of the state a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Records of point tables whose keys hash to this vnode.
+    Vnode(u32),
+    /// Ordered tables: their keys say nothing of vnodes to this crate.
+    Ordered,
+}
+
+#[derive(Debug)]
+pub(super) struct ImageBlock {
+    pub(super) part: Part,
+    pub(super) payload: Vec<u8>,
+}
+
+/// The content of a shard at one moment. Independent of the shard from then on: it can be written by another thread.
+#[derive(Debug)]
+pub struct Image {
+    pub(super) vnode_count: u32,
+    pub(super) records: u64,
+    pub(super) tables: u64,
+    pub(super) blocks: Vec<ImageBlock>,
+}
+
+impl Image {
+    /// Copies what the shard holds: takes time and memory in proportion to that, and the shard stands meanwhile.
+    ///
+    /// `vnode_count`: 1 to 65 535.
+    #[must_use]
+    pub fn of(shard: &Shard, vnode_count: u32) -> Self {
+        assert!((1..=65_535).contains(&vnode_count), "1 to 65535 vnodes");
+        let mut image = Self { vnode_count, records: 0, tables: 0, blocks: Vec::new() };
+        let mut open: Vec<SectionWriter> = (0..vnode_count).map(|_| SectionWriter::default()).collect();
+        let mut found = Vec::new();
+        for (id, table) in shard.point_tables() {
+            image.tables += 1;
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                found.clear();
+                cursor = table.scan(at, SCAN_ROWS, &mut found);
+                for record in &found {
+                    let hash = table.hash(*record);
+                    let vnode = vnode_of(hash, vnode_count);
+                    let writer = &mut open[vnode as usize];
+                    writer.push(id, KIND_POINT, table.value_width(), hash, table.key(*record), table.value(*record));
+                    image.records += 1;
+                    if writer.len() >= BLOCK_BYTES {
+                        image.blocks.push(ImageBlock { part: Part::Vnode(vnode), payload: writer.finish() });
+                    }
+                }
+            }
+        }
+        for (vnode, mut writer) in open.into_iter().enumerate() {
+            if writer.len() > 0 {
+                image.blocks.push(ImageBlock { part: Part::Vnode(vnode as u32), payload: writer.finish() });
+            }
+        }
+        let mut writer = SectionWriter::default();
+        for (id, table) in shard.ordered_tables() {
+            image.tables += 1;
+            for (key, value) in table.range(Bound::Unbounded, Bound::Unbounded) {
+                writer.push(id, KIND_ORDERED, 0, 0, key, value);
+                image.records += 1;
+                if writer.len() >= BLOCK_BYTES {
+                    image.blocks.push(ImageBlock { part: Part::Ordered, payload: writer.finish() });
+                }
+            }
+        }
+        if writer.len() > 0 {
+            image.blocks.push(ImageBlock { part: Part::Ordered, payload: writer.finish() });
+        }
+        image
+    }
+
+    /// What it takes in memory, and about what it will take on the device.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(|b| b.payload.len()).sum()
+    }
+
+    /// How many records it holds.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+}
+
+/// Puts a record back.
+pub(super) fn restore(shard: &mut Shard, id: TableId, kind: u8, value_width: usize, hash: u64, key: &[u8], value: &[u8]) {
+    if kind == KIND_POINT {
+        shard.point(id, value_width).put(hash, key, value);
+    } else {
+        shard.ordered(id).put(key, value);
+    }
+}
