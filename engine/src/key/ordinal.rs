@@ -91,10 +91,7 @@ fn ordinal_interval(ordinal: i128) -> IntervalMonthDayNano {
     IntervalMonthDayNano::new((ordinal >> 96) as i32, days, (ordinal as u64 ^ SIGN) as i64)
 }
 
-fn mapped<T: ArrowPrimitiveType, O: Copy>(array: &ArrayRef, map: impl Fn(T::Native) -> O) -> ScalarBuffer<O>
-where
-    O: arrow::datatypes::ArrowNativeType,
-{
+fn mapped<T: ArrowPrimitiveType, O: ArrowNativeType>(array: &ArrayRef, map: impl Fn(T::Native) -> O) -> ScalarBuffer<O> {
     array.as_primitive::<T>().values().iter().map(|v| map(*v)).collect()
 }
 

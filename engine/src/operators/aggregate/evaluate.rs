@@ -126,7 +126,7 @@ fn rows_of(mut bytes: &[u8]) -> impl Iterator<Item = (i64, &[u8])> {
     })
 }
 
-/// The last column of rows; `indices` says which row each result is.
+/// The last column of canonical rows.
 fn last_column(codec: &RowCodec, rows: &[&[u8]]) -> Result<ArrayRef> {
     let mut columns = codec.decode(rows.iter().copied())?;
     columns.pop().ok_or_else(|| Diagnostic::new(Code::Internal, "a row without columns"))

@@ -21,7 +21,7 @@ pub use aggregates::{Aggregates, TableIds};
 pub use call::{AggregateCall, AggregateFunction};
 pub use evaluate::{Evaluated, Failure};
 pub use group::{GroupAggregate, GroupPlan};
-pub use phases::{DistinctCount, LocalAggregate};
+pub use phases::{DistinctCount, FirstPhase, LocalAggregate};
 
 #[cfg(test)]
 mod tests;

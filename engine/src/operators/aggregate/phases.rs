@@ -5,12 +5,15 @@
 //! input ─────┤                                                            ├─ GroupAggregate::merging
 //!            └─ Hash(keys, column) ─▶ DistinctCount (one a column) ─ Hash(keys) ─▶┘
 //! ```
-//! The planner builds: one `LocalAggregate` beside the input (`Route::Local`); for each column of [`GroupPlan::distinct_columns`] one
+//! [`GroupPlan::first_phases`] lists the nodes of the first phase with the routes of their inputs, and [`GroupPlan::merging_route`] is the route
+//! of all edges to the merging node. In words: one `LocalAggregate` beside the input (`Route::Local`); for each column of [`GroupPlan::distinct_columns`] one
 //! `DistinctCount` (`Route::Hash` of the group's columns *and* that column, over the input); and a merging `GroupAggregate` whose inputs are all
 //! of them, by `Route::Hash` of columns `0..keys.len()` of their common schema [`GroupPlan::partial_schema`], or `Route::Single` without keys.
 //! [`GroupPlan::splits`] says whether that is possible: multisets and sketches need all rows of a group in one place.
 //!
 //! A partial row is a message, not a fact: its weight is always +1, what it takes away stands in its columns.
+
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::take;
@@ -24,6 +27,46 @@ use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, NodeId};
 use crate::key::{KeyCodec, Keys};
 use crate::operators::{EpochMark, OpCx, Operator, Output, PORT_MAIN, Port, Progress};
+use crate::runtime::graph::Route;
+
+/// Makes a first phase's operator for a node on a core.
+pub type PhaseFactory = Arc<dyn Fn(NodeId, CoreId) -> Result<Box<dyn Operator>> + Send + Sync>;
+
+/// A node of the first phase; its output has the columns of [`GroupPlan::partial_schema`].
+#[derive(Clone)]
+pub struct FirstPhase {
+    /// For names and EXPLAIN.
+    pub kind: &'static str,
+    /// How the rows to be grouped come to it.
+    pub route: Route,
+    /// Its operators.
+    pub factory: PhaseFactory,
+}
+
+impl GroupPlan {
+    /// The nodes of the first phase. Only for plans that [split](Self::splits).
+    ///
+    /// Without different values a first phase costs little where it does not help, because it switches itself off. Each column of different
+    /// values costs another exchange of the rows: worth it for few, large groups.
+    pub fn first_phases(&self) -> Result<Vec<FirstPhase>> {
+        let plan = self.clone();
+        let local: PhaseFactory = Arc::new(move |node, core| Ok(Box::new(LocalAggregate::new(&plan, node, core)?)));
+        let mut phases = vec![FirstPhase { kind: "LocalAggregate", route: Route::Local, factory: local }];
+        for (set, column) in self.distinct_columns()?.into_iter().enumerate() {
+            let plan = self.clone();
+            let factory: PhaseFactory = Arc::new(move |node, core| Ok(Box::new(DistinctCount::new(&plan, set, node, core)?)));
+            let route = Route::Hash(self.keys.iter().copied().chain([column]).collect());
+            phases.push(FirstPhase { kind: "DistinctCount", route, factory });
+        }
+        Ok(phases)
+    }
+
+    /// How partial results come to the merging node.
+    #[must_use]
+    pub fn merging_route(&self) -> Route {
+        if self.keys.is_empty() { Route::Single } else { Route::Hash((0..self.keys.len()).collect()) }
+    }
+}
 
 /// The groups of one batch.
 #[derive(Debug, Default)]

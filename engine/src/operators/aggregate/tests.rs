@@ -16,6 +16,7 @@ use crate::batch::{DeltaBatch, Weights};
 use crate::error::{Code, Diagnostic};
 use crate::ids::{CoreId, Epoch, NodeId};
 use crate::operators::{EpochMark, OpCx, Operator, Output, Progress, RowAccounts, RowPolicy, Watermark};
+use crate::runtime::graph::Route;
 
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
@@ -537,29 +538,29 @@ fn distinct_rows_of_growing_input_are_only_added() {
 fn run_in_phases(cases: &[Case], keys: &[usize], append_only: bool, seed: u64) {
     let mut random = Random(seed);
     let plan = plan(cases, keys, append_only);
-    let sets = plan.distinct_columns().unwrap();
+    let phases = plan.first_phases().unwrap();
     let mut benches: Vec<Bench> = (0..2).map(|_| Bench::new()).collect();
-    let mut locals: Vec<_> = (0..2).map(|core| LocalAggregate::new(&plan, NodeId(1), CoreId(core)).unwrap()).collect();
-    let mut counters: Vec<Vec<DistinctCount>> = (0..sets.len())
-        .map(|set| (0..2).map(|core| DistinctCount::new(&plan, set, NodeId(10 + set as u32), CoreId(core)).unwrap()).collect())
+    // Of each node an operator a core.
+    let mut nodes: Vec<Vec<_>> = (0..)
+        .zip(&phases)
+        .map(|(node, phase)| (0..2).map(|core| (phase.factory)(NodeId(node), CoreId(core)).unwrap()).collect())
         .collect();
     let mut merging = GroupAggregate::merging(&plan, NodeId(2), CoreId(0)).unwrap();
     let mut bench = Bench::new();
     for (changes, live) in script(&mut random, append_only) {
         for rows in cut(&mut random, &changes) {
-            let core = random.below(2) as usize;
-            let mut partials = benches[core].delta(&mut locals[core], batch(&rows));
-            for (set, counters) in counters.iter_mut().enumerate() {
-                // By group and value, as the exchange does.
-                let route: Vec<usize> = keys.iter().copied().chain([sets[set]]).collect();
-                let mut codec = crate::key::KeyCodec::new(&schema(), &route).unwrap();
+            let here = random.below(2) as usize;
+            let mut partials = Vec::new();
+            for (phase, operators) in phases.iter().zip(&mut nodes) {
                 let mut hashed = crate::key::Keys::default();
-                codec.encode(&batch(&rows).rows, &mut hashed).unwrap();
-                for core in 0..2 {
-                    let own: Vec<_> =
-                        rows.iter().zip(&hashed.hashes).filter(|(_, h)| *h >> 63 == core as u64).map(|r| r.0.clone()).collect();
+                if let Route::Hash(columns) = &phase.route {
+                    crate::key::KeyCodec::new(&schema(), columns).unwrap().encode(&batch(&rows).rows, &mut hashed).unwrap();
+                }
+                for (core, operator) in operators.iter_mut().enumerate() {
+                    let goes = |row: usize| hashed.hashes.get(row).map_or(here, |h| (h >> 63) as usize) == core;
+                    let own: Vec<_> = (0..rows.len()).filter(|row| goes(*row)).map(|row| rows[row].clone()).collect();
                     if !own.is_empty() {
-                        partials.extend(benches[core].delta(&mut counters[core], batch(&own)));
+                        partials.extend(benches[core].delta(operator.as_mut(), batch(&own)));
                     }
                 }
             }
@@ -568,10 +569,9 @@ fn run_in_phases(cases: &[Case], keys: &[usize], append_only: bool, seed: u64) {
                 bench.delta(&mut merging, partial);
             }
         }
-        for (core, bench) in benches.iter_mut().enumerate() {
-            bench.mark(&mut locals[core]);
-            for counters in &mut counters {
-                bench.mark(&mut counters[core]);
+        for operators in &mut nodes {
+            for (core, operator) in operators.iter_mut().enumerate() {
+                benches[core].mark(operator.as_mut());
             }
         }
         bench.mark(&mut merging);
@@ -795,5 +795,55 @@ fn panes_merge_to_what_one_slot_would_hold() {
             let row = RecordBatch::try_from_iter(vec![("r", column)]).unwrap();
             assert_eq!(shown(&exact(&row, 0))[0], (case.model)(&live), "seed {seed} {name}");
         }
+    }
+}
+
+#[test]
+fn many_groups_go_out_in_slices_and_all_come_back() {
+    let cases = vec![case(AggregateFunction::Count, &[], |r| r.len().to_string())];
+    let plan = plan(&cases, &[T], false);
+    let mut bench = Bench::new();
+    let mut operator = GroupAggregate::new(&plan, NodeId(0), CoreId(0)).unwrap();
+    let template = Random(5).row();
+    let rows = |weight: i64| -> Vec<(Row, i64)> { (0..20_000).map(|t| (Row { t, ..template.clone() }, weight)).collect() };
+    bench.delta(&mut operator, batch(&rows(1)));
+    let mark = EpochMark { epoch: Epoch(1), time_us: 0, watermark: Watermark::MIN, last: false };
+    let (mut calls, mut emitted) = (1, 0);
+    let mut out = Output::default();
+    while operator.on_mark(&mark, &mut bench.cx(), &mut out).unwrap() == Progress::More {
+        let now: usize = out.batches.drain(..).map(|b| b.1.num_rows()).sum();
+        assert!(now <= crate::operators::SLICE_ROWS);
+        (calls, emitted) = (calls + 1, emitted + now);
+    }
+    emitted += out.batches.iter().map(|b| b.1.num_rows()).sum::<usize>();
+    assert!(calls > 4, "{calls}");
+    assert_eq!(emitted, 20_000);
+    bench.delta(&mut operator, batch(&rows(1)));
+    bench.delta(&mut operator, batch(&rows(-1)));
+    bench.mark(&mut operator);
+    assert!(bench.result.is_empty(), "nothing changed in the epoch, nothing goes out");
+    bench.delta(&mut operator, batch(&rows(-1)));
+    bench.mark(&mut operator);
+    assert!(bench.result.len() == 20_000 && bench.result.values().all(|w| *w == -1));
+}
+
+#[test]
+fn dictionaries_count_as_their_values() {
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let input: SchemaRef = Arc::new(Schema::new(vec![Field::new("s", dictionary.clone(), true)]));
+    let output = |name: &str, t: &DataType| Arc::new(Field::new(name, t.clone(), true));
+    let mut distinct = AggregateCall::new(AggregateFunction::Count, vec![0], output("n", &DataType::Int64));
+    distinct.distinct = true;
+    let max = AggregateCall::new(AggregateFunction::Max, vec![0], output("max", &dictionary));
+    for append_only in [true, false] {
+        let calls = vec![distinct.clone(), max.clone()];
+        let plan = GroupPlan { keys: vec![0], calls, input: input.clone(), append_only };
+        let words: DictionaryArray<Int32Type> = vec![Some("x"), None, Some("y"), Some("x")].into_iter().collect();
+        let mut bench = Bench::new();
+        let mut operator = GroupAggregate::new(&plan, NodeId(0), CoreId(0)).unwrap();
+        bench.delta(&mut operator, DeltaBatch::append(RecordBatch::try_new(input.clone(), vec![Arc::new(words)]).unwrap()));
+        bench.mark(&mut operator);
+        let rows: Vec<String> = bench.result.keys().map(|r| r.join(",")).collect();
+        assert_eq!(rows, [",0,", "x,1,x", "y,1,y"]);
     }
 }
