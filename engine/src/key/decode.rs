@@ -20,6 +20,7 @@ fn damaged() -> Diagnostic {
     Diagnostic::new(Code::StateCorrupt, "a key in state can't be decoded")
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn arrow(error: arrow::error::ArrowError) -> Diagnostic {
     Diagnostic::new(Code::StateCorrupt, format!("a key in state can't be decoded: {error}"))
 }

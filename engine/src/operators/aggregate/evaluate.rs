@@ -132,6 +132,7 @@ fn last_column(codec: &RowCodec, rows: &[&[u8]]) -> Result<ArrayRef> {
     columns.pop().ok_or_else(|| Diagnostic::new(Code::Internal, "a row without columns"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn internal(error: arrow::error::ArrowError) -> Diagnostic {
     Diagnostic::new(Code::Internal, format!("a result can't be built: {error}"))
 }

@@ -281,6 +281,7 @@ impl GroupAggregate {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn internal(error: arrow::error::ArrowError) -> Diagnostic {
     Diagnostic::new(Code::Internal, format!("a result can't be built: {error}"))
 }
