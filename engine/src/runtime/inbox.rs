@@ -191,3 +191,104 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn rows(n: i64) -> Frame {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(vec![n]))]).expect("one column");
+        Frame::Delta(DeltaBatch::append(rows), 10)
+    }
+
+    fn mark(epoch: u64, watermark: i64) -> Frame {
+        lane_mark(epoch, watermark, false, false)
+    }
+
+    fn lane_mark(epoch: u64, watermark: i64, idle: bool, last: bool) -> Frame {
+        let mark = EpochMark { epoch: Epoch(epoch), time_us: epoch as i64 * 100, watermark: Watermark(watermark), last };
+        Frame::Mark(LaneMark { mark, idle })
+    }
+
+    /// Runs the inbox dry: the rows by epoch, and the marks that were completed.
+    fn drain(inbox: &mut Inbox) -> (Vec<(u64, usize)>, Vec<(u64, i64)>) {
+        let (mut rows, mut marks) = (Vec::new(), Vec::new());
+        loop {
+            inbox.take_marks();
+            if let Some(mark) = inbox.aligned() {
+                inbox.complete(&mark);
+                marks.push((mark.mark.epoch.0, mark.mark.watermark.0));
+                if mark.mark.last {
+                    return (rows, marks);
+                }
+            } else if let Some((lane, ..)) = inbox.pop(0) {
+                rows.push((inbox.epoch().0, lane));
+            } else {
+                return (rows, marks);
+            }
+        }
+    }
+
+    #[test]
+    fn later_epochs_wait_for_all_lanes_although_their_marks_come_in_opposite_order() {
+        let mut inbox = Inbox::new([0, 1], 0);
+        for frame in [rows(1), mark(1, 5), rows(2), mark(2, 9), rows(3)] {
+            inbox.push(0, frame);
+        }
+        assert_eq!(drain(&mut inbox), (vec![(1, 0)], vec![]), "lane 1 has not ended epoch 1");
+        assert_eq!((inbox.queued_bytes(), inbox.lane_bytes(0)), (20, 20));
+        inbox.push(1, rows(4));
+        inbox.push(1, mark(1, 3));
+        assert_eq!(drain(&mut inbox), (vec![(1, 1), (2, 0)], vec![(1, 3)]));
+        assert_eq!((inbox.watermark(), inbox.time_us()), (Watermark(3), 100));
+        inbox.push(1, mark(2, 20));
+        assert_eq!(drain(&mut inbox), (vec![(3, 0)], vec![(2, 9)]));
+        assert_eq!(inbox.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn the_watermark_is_the_least_of_the_lanes_that_count_and_never_goes_back() {
+        let mut inbox = Inbox::new([0, 0, 0], 0);
+        let mut epoch = |inbox: &mut Inbox, lanes: [(i64, bool); 3]| {
+            let epoch = inbox.epoch().0;
+            for (lane, (watermark, idle)) in lanes.into_iter().enumerate() {
+                inbox.push(lane, lane_mark(epoch, watermark, idle, false));
+            }
+            inbox.take_marks();
+            let mark = inbox.aligned().expect("all lanes have marked");
+            inbox.complete(&mark);
+            (mark.mark.watermark.0, mark.idle)
+        };
+        assert_eq!(epoch(&mut inbox, [(i64::MIN, false), (7, false), (8, false)]), (i64::MIN, false));
+        assert_eq!(epoch(&mut inbox, [(4, true), (7, false), (9, false)]), (7, false));
+        assert_eq!(
+            epoch(&mut inbox, [(4, false), (7, false), (9, false)]),
+            (7, false),
+            "back from idleness, but not back in time"
+        );
+        assert_eq!(epoch(&mut inbox, [(4, true), (7, true), (9, true)]), (7, true), "nobody counts: the last value stays");
+    }
+
+    #[test]
+    fn a_lane_that_has_ended_delays_nobody_and_the_last_mark_is_that_of_all() {
+        let mut inbox = Inbox::new([0, 0], 0);
+        inbox.push(0, lane_mark(1, i64::MAX, false, true));
+        inbox.push(1, mark(1, 3));
+        inbox.push(1, rows(1));
+        inbox.push(1, mark(2, 4));
+        assert_eq!(drain(&mut inbox), (vec![(2, 1)], vec![(1, 3), (2, 4)]));
+        inbox.push(1, lane_mark(3, 4, false, true));
+        inbox.take_marks();
+        assert_eq!(
+            inbox.aligned().map(|mark| (mark.mark.last, mark.mark.watermark)),
+            Some((true, Watermark(4))),
+            "it was stopped"
+        );
+    }
+}

@@ -153,7 +153,7 @@ impl Job {
         }
         let ended = self.ended.try_lock().ok().and_then(|ended| *ended);
         JobProgress {
-            epoch: nodes.iter().map(|node| node.epoch).min().unwrap_or(Epoch(0)),
+            epoch: nodes.iter().filter(|node| node.kind != NodeKind::Source).map(|node| node.epoch).min().unwrap_or(Epoch(0)),
             nodes,
             cores: snapshots.into_iter().map(|snapshot| snapshot.core).collect(),
             elapsed: ended.unwrap_or_else(|| self.started.elapsed()),
@@ -201,10 +201,12 @@ fn drift_members(graph: &Graph, cores: usize) -> BTreeMap<String, usize> {
     groups
 }
 
-/// A CPU for each core, out of those that this thread may use; `None` when there are fewer.
+/// A CPU for each core, out of those that this thread may use; `None` when there are fewer. Jobs of one process begin behind each other.
 fn cpus_for(cores: usize) -> Option<Vec<usize>> {
-    let cpus = core_affinity::get_core_ids()?;
-    (cpus.len() >= cores).then(|| cpus.into_iter().take(cores).map(|cpu| cpu.id).collect())
+    static GIVEN_OUT: AtomicUsize = AtomicUsize::new(0);
+    let cpus = core_affinity::get_core_ids().filter(|cpus| cpus.len() >= cores)?;
+    let first = GIVEN_OUT.fetch_add(cores, Ordering::Relaxed);
+    Some((0..cores).map(|core| cpus[(first + core) % cpus.len()].id).collect())
 }
 
 /// The body of a core's thread.

@@ -3,11 +3,13 @@
 //! Rows are gathered by key while the epoch runs; when it ends, rows that cancel are left out and the old and the new image of a key
 //! become one update. Without a key every row is its own.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
-use arrow::array::RecordBatch;
-use arrow::compute::interleave_record_batch;
+use arrow::array::{DynComparator, RecordBatch, make_comparator};
+use arrow::compute::{SortOptions, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use hashbrown::HashTable;
 
 use crate::batch::DeltaBatch;
@@ -44,7 +46,6 @@ pub struct Net {
     mode: ChangelogMode,
     keyed: bool,
     key_codec: KeyCodec,
-    row_codec: KeyCodec,
     keys: Keys,
     batches: Vec<RecordBatch>,
     held_bytes: usize,
@@ -54,6 +55,9 @@ pub struct Net {
     changes: Vec<Change>,
     /// How many slots are drained.
     drained: usize,
+    /// The distinct changes of the keys of one slice that changed more than once, and where each key's end.
+    resolved: Vec<Change>,
+    resolved_ends: Vec<usize>,
 }
 
 /// Rows to write: where each is, and what happened to it.
@@ -78,11 +82,13 @@ impl Net {
         if mode == ChangelogMode::Upsert && !keyed {
             return Err(Diagnostic::new(Code::Internal, "an upsert sink has no key"));
         }
+        if keyed {
+            comparators(&RecordBatch::new_empty(schema.clone()))?;
+        }
         Ok(Self {
             mode,
             keyed,
             key_codec: KeyCodec::new(schema, if keyed { key } else { &all })?,
-            row_codec: KeyCodec::new(schema, &all)?,
             keys: Keys::default(),
             batches: Vec::new(),
             held_bytes: 0,
@@ -91,6 +97,8 @@ impl Net {
             slots: Vec::new(),
             changes: Vec::new(),
             drained: 0,
+            resolved: Vec::new(),
+            resolved_ends: Vec::new(),
         })
     }
 
@@ -200,24 +208,26 @@ impl Net {
 
     fn pick_keyed(&mut self, slots: Range<usize>, rows: &mut RowAccounts) -> Result<Picked> {
         let mut picked = Picked::default();
-        let resolved = self.resolve(slots.clone())?;
-        let mut resolved = resolved.into_iter();
-        let mut group: Vec<Change> = Vec::new();
+        self.resolve(slots.clone())?;
+        let (mut group, mut start) = (0, 0);
         for slot in slots {
-            group.clear();
             if self.slots[slot].changes == 1 {
-                group.push(self.changes[self.slots[slot].head as usize]);
-            } else if let Some(several) = resolved.next() {
-                group.extend(several);
+                let change = self.changes[self.slots[slot].head as usize];
+                self.pick_key(&[change], &mut picked, rows)?;
+            } else {
+                let end = self.resolved_ends[group];
+                self.pick_key(&self.resolved[start..end], &mut picked, rows)?;
+                (group, start) = (group + 1, end);
             }
-            self.pick_key(&group, &mut picked, rows)?;
         }
         Ok(picked)
     }
 
-    /// For each slot with several changes: its distinct rows with the sum of their weights, in the order of their encoding, without those
-    /// that cancel out.
-    fn resolve(&mut self, slots: Range<usize>) -> Result<Vec<Vec<Change>>> {
+    /// For each slot with several changes, into `resolved`: its distinct rows with the sum of their weights, ascending, without those that
+    /// cancel out.
+    fn resolve(&mut self, slots: Range<usize>) -> Result<()> {
+        self.resolved.clear();
+        self.resolved_ends.clear();
         let mut all: Vec<Change> = Vec::new();
         let mut ends = Vec::new();
         for slot in self.slots[slots].iter().filter(|slot| slot.changes > 1) {
@@ -229,35 +239,42 @@ impl Net {
             ends.push(all.len());
         }
         if all.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let batches: Vec<&RecordBatch> = self.batches.iter().collect();
         let at: Vec<(usize, usize)> = all.iter().map(|change| (change.batch as usize, change.row as usize)).collect();
-        let rows = interleave_record_batch(&batches, &at)
-            .map_err(|e| Diagnostic::new(Code::Internal, format!("the changes of an epoch can't be compared: {e}")))?;
-        self.row_codec.encode(&rows, &mut self.keys)?;
-        let keys = self.keys.as_batch();
+        let rows = interleave_record_batch(&batches, &at).map_err(|e| not_comparable(&e))?;
+        let columns = comparators(&rows)?;
+        let order = |a: &usize, b: &usize| {
+            columns.iter().map(|compare| compare(*a, *b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        };
+        let mut group: Vec<usize> = Vec::new();
         let mut start = 0;
-        let mut resolved = Vec::with_capacity(ends.len());
         for end in ends {
-            let mut order: Vec<usize> = (start..end).collect();
-            order.sort_by(|a, b| keys.key(*a).cmp(keys.key(*b)));
-            let mut distinct: Vec<Change> = Vec::with_capacity(2);
-            let mut previous = None;
-            for i in order {
-                match (previous, distinct.last_mut()) {
-                    (Some(before), Some(last)) if keys.key(before) == keys.key(i) => {
-                        last.weight = last.weight.saturating_add(all[i].weight);
+            group.clear();
+            group.extend(start..end);
+            group.sort_unstable_by(order);
+            let first = self.resolved.len();
+            for (i, row) in group.iter().enumerate() {
+                match self.resolved.last_mut() {
+                    Some(last) if i > 0 && order(&group[i - 1], row).is_eq() => {
+                        last.weight = last.weight.saturating_add(all[*row].weight)
                     }
-                    _ => distinct.push(all[i]),
+                    _ => self.resolved.push(all[*row]),
                 }
-                previous = Some(i);
             }
-            distinct.retain(|change| change.weight != 0);
-            resolved.push(distinct);
+            let mut kept = first;
+            for i in first..self.resolved.len() {
+                if self.resolved[i].weight != 0 {
+                    self.resolved[kept] = self.resolved[i];
+                    kept += 1;
+                }
+            }
+            self.resolved.truncate(kept);
+            self.resolved_ends.push(kept);
             start = end;
         }
-        Ok(resolved)
+        Ok(())
     }
 
     /// The changes of one key: at most one row goes and one comes. A second row that comes, or one that comes twice, is a duplicate.
@@ -297,6 +314,19 @@ impl Net {
     }
 }
 
+/// One comparison of two rows a column.
+fn comparators(rows: &RecordBatch) -> Result<Vec<DynComparator>> {
+    let columns = rows.columns().iter();
+    columns
+        .map(|column| make_comparator(column, column, SortOptions::default()))
+        .collect::<Result<_, _>>()
+        .map_err(|e| not_comparable(&e))
+}
+
+fn not_comparable(error: &ArrowError) -> Diagnostic {
+    Diagnostic::new(Code::Internal, format!("the changes of an epoch can't be compared: {error}"))
+}
+
 /// How often a row of that weight stands in the output.
 fn multiplicity(weight: i64) -> Result<u64> {
     const MULTIPLICITY_MAX: u64 = 1 << 32;
@@ -305,4 +335,168 @@ fn multiplicity(weight: i64) -> Result<u64> {
         return Err(Diagnostic::new(Code::Internal, format!("a row has the multiplicity {weight}")));
     }
     Ok(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::batch::Weights;
+    use crate::operators::RowPolicy;
+
+    type Row = (i64, i64);
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("k", DataType::Int64, true),
+            Field::new("text", DataType::Utf8, false),
+            Field::new("v", DataType::Int64, false),
+        ]))
+    }
+
+    fn batch(rows: &[(Row, i64)]) -> DeltaBatch {
+        let keys: ArrayRef = Arc::new(rows.iter().map(|((k, _), _)| (*k != 0).then_some(*k)).collect::<Int64Array>());
+        let texts: ArrayRef = Arc::new(rows.iter().map(|((k, v), _)| Some(format!("{k}-{v}"))).collect::<StringArray>());
+        let values: ArrayRef = Arc::new(rows.iter().map(|((_, v), _)| *v).collect::<Int64Array>());
+        let weights = Weights::from_vec(rows.iter().map(|(_, weight)| *weight).collect());
+        DeltaBatch::new(RecordBatch::try_new(schema(), vec![keys, texts, values]).expect("three columns"), weights)
+    }
+
+    /// All changes of the epoch, in order.
+    fn drain(net: &mut Net, rows: &mut RowAccounts) -> Result<Vec<(RowKind, Row)>> {
+        let mut all = Vec::new();
+        while let Some(changes) = net.drain(rows)? {
+            let (keys, values) =
+                (changes.rows.column(0).as_primitive::<Int64Type>(), changes.rows.column(2).as_primitive::<Int64Type>());
+            for row in 0..changes.rows.num_rows() {
+                let k = keys.iter().nth(row).flatten().unwrap_or(0);
+                let v = values.value(row);
+                assert_eq!(changes.rows.column(1).as_string::<i32>().value(row), format!("{k}-{v}"), "columns stay together");
+                all.push((changes.kinds.as_ref().map_or(RowKind::Insert, |kinds| kinds[row]), (k, v)));
+            }
+        }
+        assert_eq!((net.changes.len(), net.batches.len()), (0, 0), "the next epoch begins empty");
+        Ok(all)
+    }
+
+    fn skipping() -> RowAccounts {
+        RowAccounts { policy: RowPolicy::Skip, node: "out".to_owned(), ..RowAccounts::default() }
+    }
+
+    #[test]
+    fn an_update_carries_both_images_and_what_cancels_is_left_out() {
+        use RowKind::{Delete, Insert, UpdateAfter, UpdateBefore};
+        let input =
+            [((1, 10), -1), ((1, 11), 1), ((2, 20), 1), ((3, 30), -1), ((4, 40), 1), ((4, 40), -1), ((1, 11), -1), ((1, 12), 1)];
+        for (mode, expected) in [
+            (ChangelogMode::Retract, vec![(UpdateBefore, (1, 10)), (UpdateAfter, (1, 12)), (Insert, (2, 20)), (Delete, (3, 30))]),
+            (ChangelogMode::Upsert, vec![(UpdateAfter, (1, 12)), (Insert, (2, 20)), (Delete, (3, 30))]),
+        ] {
+            let mut net = Net::new(&schema(), mode, &[0]).expect("keys");
+            for rows in input.chunks(3) {
+                net.add(batch(rows)).expect("added");
+            }
+            assert_eq!(drain(&mut net, &mut RowAccounts::default()), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn without_a_key_rows_stand_as_often_as_they_weigh() {
+        let mut net = Net::new(&schema(), ChangelogMode::Retract, &[]).expect("keys");
+        net.add(batch(&[((1, 1), 2), ((2, 2), -3), ((0, 0), 1)])).expect("added");
+        net.add(batch(&[((2, 2), 1), ((0, 0), -1)])).expect("added");
+        let (i, d) = (RowKind::Insert, RowKind::Delete);
+        let expected = vec![(i, (1, 1)), (i, (1, 1)), (d, (2, 2)), (d, (2, 2))];
+        assert_eq!(drain(&mut net, &mut RowAccounts::default()), Ok(expected));
+        assert_eq!(drain(&mut net, &mut RowAccounts::default()), Ok(vec![]));
+    }
+
+    #[test]
+    fn two_live_rows_of_one_key_follow_the_policy() {
+        for mode in [ChangelogMode::Retract, ChangelogMode::Upsert] {
+            let mut net = Net::new(&schema(), mode, &[0]).expect("keys");
+            let input = batch(&[((1, 11), 1), ((1, 10), 1), ((2, 2), 3), ((3, 3), 1)]);
+            net.add(input.clone()).expect("added");
+            let failure = drain(&mut net, &mut RowAccounts::default()).expect_err("fails by default");
+            assert_eq!(failure.code, Code::DuplicateKey);
+
+            let mut net = Net::new(&schema(), mode, &[0]).expect("keys");
+            let mut rows = skipping();
+            net.add(input).expect("added");
+            let kept = drain(&mut net, &mut rows).expect("skipped");
+            assert_eq!(kept, vec![(RowKind::Insert, (1, 10)), (RowKind::Insert, (2, 2)), (RowKind::Insert, (3, 3))]);
+            assert_eq!(rows.rejected, vec![(Code::DuplicateKey, 3)], "every row is accounted for");
+        }
+    }
+
+    #[test]
+    fn large_epochs_come_in_slices() {
+        let mut net = Net::new(&schema(), ChangelogMode::Upsert, &[0]).expect("keys");
+        let n = 3 * SLICE_ROWS as i64;
+        let rows: Vec<(Row, i64)> = (1..=n).map(|k| ((k, k), 1)).collect();
+        net.add(batch(&rows)).expect("added");
+        assert!(net.held_bytes() > 0);
+        let mut rows = RowAccounts::default();
+        let mut sizes = Vec::new();
+        while let Some(changes) = net.drain(&mut rows).expect("drained") {
+            sizes.push(changes.rows.num_rows());
+        }
+        assert_eq!(sizes, vec![SLICE_ROWS; 3]);
+    }
+
+    proptest! {
+        /// A table of one row a key, changed at random over epochs: what is written always leads to the table, whatever the order of deltas.
+        #[test]
+        fn written_changes_lead_to_the_table(
+            steps in prop::collection::vec(prop::collection::vec((1i64..6, prop::option::of(0i64..4)), 0..12), 1..5),
+            shuffle in any::<u64>(),
+        ) {
+            for mode in [ChangelogMode::Retract, ChangelogMode::Upsert] {
+                let mut net = Net::new(&schema(), mode, &[0]).expect("keys");
+                let mut table: BTreeMap<i64, i64> = BTreeMap::new();
+                let mut written: BTreeMap<i64, i64> = BTreeMap::new();
+                for epoch in &steps {
+                    let before = table.clone();
+                    let mut deltas = Vec::new();
+                    for (k, v) in epoch {
+                        let old = match v { Some(v) => table.insert(*k, *v), None => table.remove(k) };
+                        deltas.extend(old.map(|old| ((*k, old), -1)));
+                        deltas.extend(v.map(|v| ((*k, v), 1)));
+                    }
+                    deltas.sort_by_key(|(row, weight)| (row.0 * 31 + row.1 * 7 + weight).wrapping_mul(shuffle as i64 | 1));
+                    for part in deltas.chunks(3) {
+                        net.add(batch(part)).expect("added");
+                    }
+                    let mut changes = drain(&mut net, &mut RowAccounts::default()).expect("no duplicates").into_iter();
+                    let mut touched = Vec::new();
+                    while let Some((kind, (k, v))) = changes.next() {
+                        touched.push(k);
+                        match kind {
+                            RowKind::Insert => prop_assert_eq!(written.insert(k, v), None),
+                            RowKind::Delete => prop_assert_eq!(written.remove(&k), Some(v)),
+                            RowKind::UpdateBefore => {
+                                prop_assert_eq!(mode, ChangelogMode::Retract);
+                                prop_assert_eq!(written.insert(k, v), Some(v));
+                                prop_assert!(matches!(changes.next(), Some((RowKind::UpdateAfter, (after, new))) if after == k && written.insert(k, new) == Some(v) && new != v));
+                            }
+                            RowKind::UpdateAfter => {
+                                prop_assert_eq!(mode, ChangelogMode::Upsert);
+                                prop_assert!(written.insert(k, v).is_some_and(|old| old != v));
+                            }
+                        }
+                    }
+                    prop_assert_eq!(&written, &table);
+                    let changed: Vec<i64> = (1..6).filter(|k| before.get(k) != table.get(k)).collect();
+                    touched.sort_unstable();
+                    prop_assert_eq!(touched, changed, "each changed key once, no other");
+                }
+            }
+        }
+    }
 }

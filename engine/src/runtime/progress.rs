@@ -91,7 +91,7 @@ pub struct JobProgress {
     pub nodes: Vec<NodeProgress>,
     /// Each core.
     pub cores: Vec<CoreProgress>,
-    /// The last epoch that all nodes completed on all cores.
+    /// The last epoch that all nodes behind sources completed on all cores.
     pub epoch: Epoch,
     /// Time since the start.
     pub elapsed: Duration,

@@ -231,6 +231,7 @@ impl IoWriter {
             }
             any = true;
         }
+        self.was_full |= !self.overflow.is_empty();
         if any {
             self.shared.wake.notify();
         }

@@ -172,6 +172,9 @@ impl SourceStage {
     /// There was no room behind the source, so that it was not polled.
     pub fn hold_back(&mut self) {
         self.held_back = true;
+        if let Input::Io(io) = &mut self.input {
+            io.was_empty = false; // what its thread brings meanwhile is no news
+        }
     }
 
     /// When to look again at the latest although no other thread calls, µs since 1970.
@@ -193,7 +196,7 @@ impl SourceStage {
             return Ok(Polled::Nothing);
         }
         if self.drift.as_ref().is_some_and(DriftSlot::is_ahead) {
-            self.held_back = true;
+            self.hold_back();
             self.not_before_us = now_us.saturating_add(DRIFT_RETRY_US);
             return Ok(Polled::Nothing);
         }
