@@ -178,7 +178,7 @@ pub fn panicked(panic: &(dyn Any + Send)) -> Diagnostic {
 
 /// The same problem with the node's name, unless it is named already.
 pub fn at_node(mut failure: Diagnostic, kind: &str, node: &str) -> Diagnostic {
-    if !failure.message.contains(node) {
+    if !failure.message.contains(&format!("`{node}`")) {
         failure.message = format!("{kind} `{node}`: {}", failure.message);
     }
     failure
