@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn the_watermark_is_the_least_of_the_lanes_that_count_and_never_goes_back() {
         let mut inbox = Inbox::new([0, 0, 0], 0);
-        let mut epoch = |inbox: &mut Inbox, lanes: [(i64, bool); 3]| {
+        let epoch = |inbox: &mut Inbox, lanes: [(i64, bool); 3]| {
             let epoch = inbox.epoch().0;
             for (lane, (watermark, idle)) in lanes.into_iter().enumerate() {
                 inbox.push(lane, lane_mark(epoch, watermark, idle, false));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -527,9 +527,4 @@ pub fn ended(job: &Job) -> Result<tiderace_engine::runtime::JobReport> {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     job.wait()
-}
-
-/// A flag.
-pub fn flag() -> Arc<AtomicBool> {
-    Arc::default()
 }
