@@ -8,7 +8,7 @@
 use smallvec::SmallVec;
 
 use super::TableLayout;
-use crate::raw::Buffer;
+use crate::raw::{Buffer, matching_tags};
 
 /// Bits of an entry that are the address.
 pub(super) const ADDRESS_BITS: u32 = 40;
@@ -169,11 +169,7 @@ impl Index {
     /// The slots of a bucket whose tag fits, as bits; empty slots may be among them when the tag is 0.
     #[inline(always)]
     fn matches(bucket: &Bucket, tagged: u64) -> u32 {
-        let mut mask = 0;
-        for (slot, word) in bucket[..SLOTS].iter().enumerate() {
-            mask |= u32::from((word ^ tagged) <= ADDRESS_MASK) << slot;
-        }
-        mask
+        matching_tags(bucket, (tagged >> ADDRESS_BITS) as u32) & ((1 << SLOTS) - 1)
     }
 
     /// Asks for the bucket of a hash.

@@ -77,7 +77,9 @@ impl Lengths {
     }
 }
 
+/// Aligned so that finding a page is a shift, and its words share a cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Page {
     buffer: Buffer,
     /// Bytes filled, live or not.
