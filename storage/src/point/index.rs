@@ -122,6 +122,8 @@ pub(super) struct Index {
     overflow_free: u64,
     /// Buckets below `split` and those from `1 << level` on are hashed by `level + 1` bits, the others by `level`.
     level: u32,
+    /// `1 << level`.
+    half: usize,
     split: usize,
     first_bits: u32,
     tag_mask: u64,
@@ -137,6 +139,7 @@ impl Index {
             overflow: Buckets::new(0, segment_bits),
             overflow_free: 0,
             level: first_bits,
+            half: 1 << first_bits,
             split: 0,
             first_bits,
             tag_mask: (1 << u32::from(layout.tag_bits).min(TAG_BITS)) - 1,
@@ -157,8 +160,9 @@ impl Index {
 
     #[inline(always)]
     fn bucket_of(&self, hash: u64) -> usize {
-        let id = (hash & ((2 << self.level) - 1)) as usize;
-        if id < (1 << self.level) + self.split { id } else { id - (1 << self.level) }
+        // All buckets together are `half + split`.
+        let id = hash as usize & (2 * self.half - 1);
+        if id < self.half + self.split { id } else { id - self.half }
     }
 
     #[inline(always)]
@@ -292,6 +296,7 @@ impl Index {
         self.split += 1;
         if self.split == 1 << self.level {
             self.level += 1;
+            self.half *= 2;
             self.split = 0;
         }
     }
@@ -299,6 +304,7 @@ impl Index {
     fn merge_one(&mut self) {
         if self.split == 0 {
             self.level -= 1;
+            self.half /= 2;
             self.split = 1 << self.level;
         }
         self.split -= 1;
@@ -365,6 +371,7 @@ impl Index {
             overflow: Buckets::new(0, segment_bits),
             overflow_free: 0,
             level: first_bits,
+            half: 1 << first_bits,
             split: 0,
             first_bits,
             tag_mask: self.tag_mask,

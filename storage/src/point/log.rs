@@ -114,6 +114,7 @@ pub(super) struct Log {
     empty_slots: Vec<usize>,
     tail: Option<usize>,
     unit_bits: u32,
+    unit_mask: usize,
     page_bytes_max: usize,
     /// Sum of the pages' `rest`.
     rest_bytes: usize,
@@ -142,6 +143,7 @@ impl Log {
             empty_slots: Vec::new(),
             tail: None,
             unit_bits: page_bits - 3,
+            unit_mask: (1 << (page_bits - 3)) - 1,
             page_bytes_max: 1 << page_bits,
             rest_bytes: 0,
             lists: None,
@@ -161,7 +163,7 @@ impl Log {
 
     #[inline(always)]
     fn split(&self, address: u64) -> (usize, usize) {
-        ((address >> self.unit_bits) as usize, (address as usize & ((1 << self.unit_bits) - 1)) * 8)
+        ((address >> self.unit_bits) as usize, (address as usize & self.unit_mask) * 8)
     }
 
     fn address(&self, page: usize, offset: usize) -> u64 {

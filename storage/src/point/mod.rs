@@ -12,6 +12,8 @@ use log::{KEY_BYTES_MAX, Log, VALUE_BYTES_MAX};
 /// How many keys ahead a batch call asks for buckets, and for records.
 const BUCKETS_AHEAD: usize = 24;
 const RECORDS_AHEAD: usize = 12;
+/// Places for what was found ahead; a power of two above `RECORDS_AHEAD`.
+const LIKELY: usize = 16;
 /// Records that a removal may visit to empty a wasteful page. A page with a third of waste gains one record in three visits, so eight keep up.
 const COMPACTION_VISITS: usize = 8;
 
@@ -125,56 +127,67 @@ impl PointTable {
         address
     }
 
-    /// Asks for the memory that keys a little further on will need.
+    /// Asks for the bucket of a key long before it is its turn, then for the record that is
+    /// probably its own; when it is its turn that record is tried first.
     #[inline(always)]
-    fn look_ahead(&self, keys: &KeyBatch<'_>, i: usize) {
+    fn ahead(&self, keys: &KeyBatch<'_>, i: usize, likely: &mut [u64; LIKELY]) {
         if let Some(hash) = keys.hashes.get(i + BUCKETS_AHEAD) {
             self.index.prefetch(*hash);
         }
         if let Some(hash) = keys.hashes.get(i + RECORDS_AHEAD) {
-            self.log.prefetch(self.index.candidate(*hash));
+            let address = self.index.candidate(*hash);
+            likely[(i + RECORDS_AHEAD) % LIKELY] = address;
+            self.log.prefetch(address);
         }
     }
 
     /// Asks for the memory that the first keys of a batch will need.
-    fn look_at_first(&self, keys: &KeyBatch<'_>) {
-        if keys.len() < 2 {
-            return;
+    fn likely_first(&self, keys: &KeyBatch<'_>) -> [u64; LIKELY] {
+        let mut likely = [0; LIKELY];
+        if keys.len() > 1 {
+            for hash in keys.hashes.iter().take(BUCKETS_AHEAD) {
+                self.index.prefetch(*hash);
+            }
+            for (hash, likely) in keys.hashes.iter().zip(&mut likely).take(RECORDS_AHEAD) {
+                *likely = self.index.candidate(*hash);
+                self.log.prefetch(*likely);
+            }
         }
-        for hash in keys.hashes.iter().take(BUCKETS_AHEAD) {
-            self.index.prefetch(*hash);
-        }
-        for hash in keys.hashes.iter().take(RECORDS_AHEAD) {
-            self.log.prefetch(self.index.candidate(*hash));
-        }
+        likely
+    }
+
+    /// `likely` is the address of a record that hasn't been freed since, or 0.
+    #[inline(always)]
+    fn locate_likely(&self, likely: u64, hash: u64, key: &[u8]) -> Option<u64> {
+        if likely != 0 && self.log.is_key(likely, hash, key) { Some(likely) } else { self.locate(hash, key) }
     }
 
     /// Finds each key, or makes it with a value of zeros; one entry a key, in order. A key that stands twice gets the same record.
     pub fn entries(&mut self, keys: &KeyBatch<'_>, out: &mut Vec<Entry>) {
         out.reserve(keys.len());
-        self.look_at_first(keys);
+        let mut likely = self.likely_first(keys);
         for i in 0..keys.len() {
-            self.look_ahead(keys, i);
-            out.push(self.entry(keys.hashes[i], keys.key(i)));
+            // Nothing is freed or moved here, so an address seen some keys ago still is a record's.
+            let first_try = likely[i % LIKELY];
+            self.ahead(keys, i, &mut likely);
+            let (hash, key) = (keys.hashes[i], keys.key(i));
+            let entry = match self.locate_likely(first_try, hash, key) {
+                Some(at) => Entry { record: RecordRef(at), is_new: false },
+                None => Entry { record: RecordRef(self.add(hash, key, self.value_width)), is_new: true },
+            };
+            out.push(entry);
         }
         self.settle();
-    }
-
-    #[inline(always)]
-    fn entry(&mut self, hash: u64, key: &[u8]) -> Entry {
-        match self.locate(hash, key) {
-            Some(at) => Entry { record: RecordRef(at), is_new: false },
-            None => Entry { record: RecordRef(self.add(hash, key, self.value_width)), is_new: true },
-        }
     }
 
     /// Finds each key.
     pub fn find(&self, keys: &KeyBatch<'_>, out: &mut Vec<Option<RecordRef>>) {
         out.reserve(keys.len());
-        self.look_at_first(keys);
+        let mut likely = self.likely_first(keys);
         for i in 0..keys.len() {
-            self.look_ahead(keys, i);
-            out.push(self.locate(keys.hashes[i], keys.key(i)).map(RecordRef));
+            let first_try = likely[i % LIKELY];
+            self.ahead(keys, i, &mut likely);
+            out.push(self.locate_likely(first_try, keys.hashes[i], keys.key(i)).map(RecordRef));
         }
     }
 

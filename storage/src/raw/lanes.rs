@@ -24,7 +24,8 @@ fn by_sse2(words: &[u64; 8], tag: u32) -> u32 {
     };
     let at = words.as_ptr().cast::<f32>();
     // SAFETY: four unaligned loads of 16 bytes each inside the 64 bytes of `words`.
-    let pairs: [__m128; 4] = unsafe { [_mm_loadu_ps(at), _mm_loadu_ps(at.add(4)), _mm_loadu_ps(at.add(8)), _mm_loadu_ps(at.add(12))] };
+    let pairs: [__m128; 4] =
+        unsafe { [_mm_loadu_ps(at), _mm_loadu_ps(at.add(4)), _mm_loadu_ps(at.add(8)), _mm_loadu_ps(at.add(12))] };
     // The upper halves of four words.
     let low: __m128i = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(pairs[0], pairs[1]));
     let high: __m128i = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(pairs[2], pairs[3]));
@@ -49,7 +50,8 @@ mod tests {
                 (seed >> 60) << 40 | (seed >> 20) & 0xFF_FFFF_FFFF | (seed & 1) << 63
             });
             for tag in [0, 3, 15, 0x80_0000, 0x80_000F, 0xFF_FFFF] {
-                let expected = words.iter().enumerate().filter(|(_, w)| **w >> 40 == u64::from(tag)).fold(0, |b, (i, _)| b | 1 << i);
+                let expected =
+                    words.iter().enumerate().filter(|(_, w)| **w >> 40 == u64::from(tag)).fold(0, |b, (i, _)| b | 1 << i);
                 assert_eq!(matching_tags(&words, tag), expected, "{words:x?} {tag:x}");
             }
         }
