@@ -3,4 +3,5 @@
 
 mod data;
 mod runtime;
+mod golden;
 mod slt;
