@@ -43,9 +43,9 @@ fn canonical(text: &str) -> String {
         return if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
-    let is_decimal = digits.split_once('.').is_some_and(|(a, b)| {
-        !a.is_empty() && !b.is_empty() && a.bytes().chain(b.bytes()).all(|c| c.is_ascii_digit())
-    });
+    let is_decimal = digits
+        .split_once('.')
+        .is_some_and(|(a, b)| !a.is_empty() && !b.is_empty() && a.bytes().chain(b.bytes()).all(|c| c.is_ascii_digit()));
     if is_decimal { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() }
 }
 
@@ -74,7 +74,8 @@ fn answered(query: &str, cores: usize) -> BTreeMap<String, i64> {
     drop(registration);
     let net = output.net().unwrap();
     let options = FormatOptions::default().with_null("null").with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
-    let formats: Vec<ArrayFormatter<'_>> = net.rows.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    let formats: Vec<ArrayFormatter<'_>> =
+        net.rows.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
     (0..net.num_rows())
         .map(|row| {
             let text: Vec<String> = formats.iter().map(|f| canonical(&f.value(row).to_string())).collect();
