@@ -2,6 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod data;
-mod runtime;
 mod golden;
+mod runtime;
 mod slt;
