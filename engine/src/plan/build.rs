@@ -38,7 +38,6 @@ pub(super) struct Builder<'t> {
     pub cores: usize,
     pub allowed_future_us: Option<i64>,
     next_window: u32,
-    next_table: u64,
     /// Where late rows of the statement at hand go: filled by window aggregations, read by the statement's planner.
     pub late_outputs: Vec<(NodeId, SchemaRef)>,
     /// The statement at hand, for errors without a place of their own.
@@ -57,7 +56,6 @@ impl<'t> Builder<'t> {
             cores,
             allowed_future_us: None,
             next_window: 0,
-            next_table: 1,
             late_outputs: Vec::new(),
             statement: Span { start: 0, end: 0 },
         }
@@ -81,13 +79,6 @@ impl<'t> Builder<'t> {
         info: NodeInfo,
     ) -> NodeId {
         self.add(kind, Role::Operator(factory), inputs, schema, info)
-    }
-
-    /// Ids for an operator's state tables: `count` numbers that nobody else has.
-    pub(super) fn table_ids(&mut self, count: u64) -> u64 {
-        let first = self.next_table;
-        self.next_table += count;
-        first
     }
 
     pub(super) fn refuse(&self, error: &DataFusionError) -> Diagnostic {

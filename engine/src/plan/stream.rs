@@ -119,11 +119,6 @@ impl Stream {
         }
     }
 
-    /// The columns that `steps` begin with.
-    pub(super) fn steps_input(&self) -> DFSchemaRef {
-        self.window.as_ref().map_or_else(|| self.base.clone(), |w| w.output.clone())
-    }
-
     /// The same rows through a filter.
     pub(super) fn filter(mut self, predicate: &Expr) -> Self {
         self.steps.push(LogicalStep::Filter(predicate.clone()));
