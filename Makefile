@@ -39,6 +39,9 @@ test: setup ## All that CI asks: format, lints, tests, documentation, generated 
 update: ## Write the generated files anew (CRD, reference pages)
 	UPDATE=1 cargo test --workspace --locked --lib -- up_to_date
 
+bench: setup ## Nexmark: events per second and core, CPU per event, memory, digests (BENCH="q0 q17 --cores 1 --rounds 1" narrows it)
+	cargo bench --locked --bench nexmark -- $(BENCH)
+
 doc: setup ## Build the book (with mdbook, if it is there) and the API documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@if command -v mdbook >/dev/null; then mdbook build docs --dest-dir $(CACHE)/book && echo "book: $(CACHE)/book/index.html"; \
