@@ -18,7 +18,7 @@ use crate::batch::{DeltaBatch, Weights, rows_bytes};
 use crate::connect::{ChangelogMode, Changes, CoreInit, Ring, SinkWriter};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::Epoch;
-use crate::operators::{EpochMark, Progress, RowAccounts};
+use crate::operators::{EpochMark, Progress, RowAccounts, Watermark};
 
 /// How many commands wait for a writer's thread.
 const COMMANDS_MAX: usize = 64;
@@ -27,7 +27,7 @@ const QUEUED_BYTES_MAX: usize = 8 << 20;
 
 enum Command {
     Write(Epoch, Changes, usize),
-    EndEpoch(Epoch),
+    EndEpoch(Epoch, Watermark),
     Finish,
 }
 
@@ -110,13 +110,14 @@ impl SinkStage {
         }
         match &mut self.writer {
             Writer::Core(writer) => {
+                writer.watermark(mark.watermark)?;
                 writer.end_epoch(mark.epoch)?;
                 if mark.last {
                     writer.finish()?;
                 }
             }
             Writer::Io(io) => {
-                io.push(Command::EndEpoch(mark.epoch));
+                io.push(Command::EndEpoch(mark.epoch, mark.watermark));
                 if mark.last {
                     io.push(Command::Finish);
                 }
@@ -194,7 +195,10 @@ impl IoWriter {
                         drop(changes);
                         io.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                     }
-                    Some(Command::EndEpoch(epoch)) => writer.end_epoch(epoch)?,
+                    Some(Command::EndEpoch(epoch, watermark)) => {
+                        writer.watermark(watermark)?;
+                        writer.end_epoch(epoch)?;
+                    }
                     Some(Command::Finish) => return writer.finish(),
                     None => return Ok(()),
                 }
