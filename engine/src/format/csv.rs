@@ -104,7 +104,7 @@ enum Cut {
     /// It ends, and the next one starts at this offset.
     Record { next: usize },
     /// More bytes are needed to say.
-    Open { in_quotes: bool },
+    Open,
     /// Something other than a delimiter or line end stands behind a closing quote.
     Malformed,
 }
@@ -211,13 +211,8 @@ impl CsvDecoder {
                     self.line += newlines + 1;
                     at = next;
                 }
-                Cut::Open { .. } if !is_last && buffer.len() - at <= self.record_bytes_max + 2 => break,
-                Cut::Open { in_quotes: false } => {
-                    self.is_skipping = true;
-                    let kept = (buffer.len() - at).min(Rejected::RAW_BYTES_MAX);
-                    self.long_line = buffer[at..at + kept].to_vec();
-                }
-                Cut::Open { in_quotes: true } | Cut::Malformed => {
+                Cut::Open if !is_last && buffer.len() - at <= self.record_bytes_max + 2 => break,
+                Cut::Open | Cut::Malformed => {
                     let Some(end) = first_line.or(is_last.then_some(buffer.len())) else {
                         if buffer.len() - at <= self.record_bytes_max + 2 {
                             break;
@@ -246,7 +241,7 @@ impl CsvDecoder {
                 at += 1;
                 loop {
                     match memchr::memchr(quote, &buffer[at..]) {
-                        None => return Cut::Open { in_quotes: true },
+                        None => return Cut::Open,
                         Some(i) => at += i,
                     }
                     if buffer.get(at + 1) != Some(&quote) {
@@ -259,7 +254,7 @@ impl CsvDecoder {
                 at += 1;
                 // Whether a doubled quote or a `\r\n` follows is only known with the next byte.
                 match (buffer.get(at), buffer.get(at + 1)) {
-                    (None, _) | (Some(b'\r'), None) if !is_last => return Cut::Open { in_quotes: true },
+                    (None, _) | (Some(b'\r'), None) if !is_last => return Cut::Open,
                     (Some(b'\r'), Some(b'\n') | None) => at += 1,
                     (None | Some(b'\n'), _) => {}
                     (Some(byte), _) if *byte == delimiter => {}
@@ -269,7 +264,7 @@ impl CsvDecoder {
                 at = match memchr::memchr2(delimiter, b'\n', &buffer[at..]) {
                     Some(i) => at + i,
                     None if is_last => buffer.len(),
-                    None => return Cut::Open { in_quotes: false },
+                    None => return Cut::Open,
                 };
                 cell.end = at;
                 if buffer.get(at).is_none_or(|b| *b == b'\n') && at > cell.start && buffer[at - 1] == b'\r' {

@@ -9,7 +9,7 @@ mod partition;
 mod sink;
 mod source;
 
-use super::{ConnectorSpec, OptionSpec, OptionType};
+use super::{ConnectorSpec, OptionSpec, OptionType, Options};
 
 /// See [`super::registry`].
 pub const SPEC: ConnectorSpec = ConnectorSpec {
@@ -98,6 +98,13 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
         ("file.line", "BIGINT"),
     ],
 };
+
+/// Marks this connector's options that start so as known.
+fn know_options(options: &Options, prefixes: &[&str]) {
+    for spec in SPEC.options.iter().filter(|spec| prefixes.iter().any(|prefix| spec.key.starts_with(prefix))) {
+        options.text(spec.key);
+    }
+}
 
 #[cfg(test)]
 mod tests;

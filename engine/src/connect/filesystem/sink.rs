@@ -54,6 +54,8 @@ impl FileSink {
     /// Plans a sink.
     pub fn plan(spec: &TableSpec<'_>) -> Result<SinkRef> {
         let options = spec.options;
+        // One table may be read and written: options of the other side are known, not used.
+        super::know_options(options, &["source."]);
         let path = strip_scheme(options.required("path")?).map_err(|reason| options.invalid("path", reason))?;
         if path.is_empty() || path.contains(['*', '?']) {
             return Err(options.invalid("path", "must be a folder where a table is written"));

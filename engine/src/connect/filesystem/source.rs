@@ -87,6 +87,8 @@ impl FileSource {
     /// Plans a source.
     pub fn plan(spec: &TableSpec<'_>) -> Result<SourceRef> {
         let options = spec.options;
+        // One table may be read and written: options of the other side are known, not used.
+        super::know_options(options, &["sink.", "partition."]);
         let path = options.required("path")?;
         let is_recursive = options.bool("source.recursive")?.unwrap_or(true);
         let pattern = Pattern::parse(path, is_recursive).map_err(|reason| options.invalid("path", reason))?;
@@ -309,6 +311,15 @@ impl SourceReader for Reader {
     }
 }
 
+/// How many rows and bad records wait in events.
+fn rows_in(events: &[SourceEvent]) -> usize {
+    let rows = events.iter().map(|event| match event {
+        SourceEvent::Rows(batch) => batch.rows.num_rows() + batch.rejected.len(),
+        SourceEvent::SplitOpened(_) | SourceEvent::SplitFinished(_) => 0,
+    });
+    rows.sum()
+}
+
 impl Reader {
     fn try_poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         let started = Instant::now();
@@ -327,7 +338,13 @@ impl Reader {
             match current {
                 Current::Text(file) => {
                     self.read_block(file, out)?;
-                    let Some(Current::Text(file)) = &self.current else { continue };
+                    let Some(Current::Text(file)) = &self.current else {
+                        // Many small files: what they give together is bounded, too.
+                        if rows_in(out) >= rows_max || started.elapsed() > POLL_TIME {
+                            return Ok(SourcePoll::More);
+                        }
+                        continue;
+                    };
                     let Some(decoder) = &mut self.decoder else { continue };
                     let is_enough = decoder.rows() >= rows_max || decoder.rejections() >= REJECTIONS_MAX;
                     if is_enough || started.elapsed() > POLL_TIME {
