@@ -102,7 +102,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
 /// Marks this connector's options that start so as known.
 fn know_options(options: &Options, prefixes: &[&str]) {
     for spec in SPEC.options.iter().filter(|spec| prefixes.iter().any(|prefix| spec.key.starts_with(prefix))) {
-        options.text(spec.key);
+        let _known = options.text(spec.key);
     }
 }
 
