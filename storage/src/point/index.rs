@@ -195,28 +195,13 @@ impl Index {
         if mask == 0 { 0 } else { bucket[mask.trailing_zeros() as usize & 7] & ADDRESS_MASK }
     }
 
-    /// The address with this hash's tag that `is_it` accepts.
+    /// Begins to look for a hash; see [`Probe::next`].
     #[inline(always)]
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
-        if self.buckets.len == 0 {
-            return None;
-        }
+    pub(super) fn probe(&self, hash: u64) -> Probe<'_> {
+        static NOTHING: Bucket = [0; BUCKET_WORDS];
         let tagged = self.tagged(hash);
-        let mut bucket = self.buckets.get(self.bucket_of(hash));
-        loop {
-            let mut mask = Self::matches(bucket, tagged);
-            while mask != 0 {
-                let address = bucket[mask.trailing_zeros() as usize & 7] & ADDRESS_MASK;
-                if address != 0 && is_it(address) {
-                    return Some(address);
-                }
-                mask &= mask - 1;
-            }
-            match bucket[LINK] {
-                0 => return None,
-                next => bucket = self.overflow.get(next as usize - 1),
-            }
-        }
+        let bucket = if self.buckets.len == 0 { &NOTHING } else { self.buckets.get(self.bucket_of(hash)) };
+        Probe { index: self, bucket, mask: Self::matches(bucket, tagged), tagged }
     }
 
     /// Adds an address that isn't there. `hash_of` tells the hash of any address that was added, `prefetch` asks for it ahead.
@@ -382,6 +367,35 @@ impl Index {
     /// A record has moved.
     pub(super) fn replace(&mut self, hash: u64, from: u64, to: u64) -> bool {
         self.with_word(hash, from, |word| *word = (*word & !ADDRESS_MASK) | to)
+    }
+}
+
+/// The addresses that a hash's tag fits.
+pub(super) struct Probe<'a> {
+    index: &'a Index,
+    bucket: &'a Bucket,
+    mask: u32,
+    tagged: u64,
+}
+
+impl Probe<'_> {
+    /// The next address, in no order.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Option<u64> {
+        loop {
+            while self.mask != 0 {
+                let address = self.bucket[self.mask.trailing_zeros() as usize & 7] & ADDRESS_MASK;
+                self.mask &= self.mask - 1;
+                if address != 0 {
+                    return Some(address);
+                }
+            }
+            match self.bucket[LINK] {
+                0 => return None,
+                next => self.bucket = self.index.overflow.get(next as usize - 1),
+            }
+            self.mask = Index::matches(self.bucket, self.tagged);
+        }
     }
 }
 

@@ -115,7 +115,13 @@ impl PointTable {
 
     #[inline(always)]
     fn locate(&self, hash: u64, key: &[u8]) -> Option<u64> {
-        self.index.find(hash, |address| self.log.is_key(address, hash, key))
+        let mut probe = self.index.probe(hash);
+        while let Some(address) = probe.next() {
+            if self.log.is_key(address, hash, key) {
+                return Some(address);
+            }
+        }
+        None
     }
 
     /// A new record that is in the index. The key isn't there yet.
