@@ -14,6 +14,7 @@ use super::diagnose::diagnose;
 use super::emission::Emission;
 use super::explain::NodeInfo;
 use super::session::{Leaf, LeafKind};
+use super::settings::AggregatePhases;
 use super::source::Tables;
 use super::stream::{ChangeKind, PendingWindow, StateBound, Stream, TimeRole, WindowId, plain_column};
 use super::window_node::WindowTvf;
@@ -37,6 +38,7 @@ pub(super) struct Builder<'t> {
     pub policy: RowPolicy,
     pub cores: usize,
     pub allowed_future_us: Option<i64>,
+    pub phases: AggregatePhases,
     next_window: u32,
     /// Where late rows of the statement at hand go: filled by window aggregations, read by the statement's planner.
     pub late_outputs: Vec<(NodeId, SchemaRef)>,
@@ -55,6 +57,7 @@ impl<'t> Builder<'t> {
             policy,
             cores,
             allowed_future_us: None,
+            phases: AggregatePhases::Auto,
             next_window: 0,
             late_outputs: Vec::new(),
             statement: Span { start: 0, end: 0 },

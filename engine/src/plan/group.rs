@@ -9,9 +9,11 @@ use datafusion::logical_expr::Expr;
 use super::build::{Builder, Calls, keys_bound, with_types};
 use super::emission::{Emission, EmissionMode};
 use super::explain::NodeInfo;
-use super::stream::{ChangeKind, Stream, TimeRole};
+use super::settings::AggregatePhases;
+use super::stream::{ChangeKind, Stream, TimeRole, plain_column};
 use crate::error::{Code, Diagnostic, Result};
-use crate::operators::Operator;
+use crate::ids::NodeId;
+use crate::operators::{Operator, PORT_MAIN};
 use crate::operators::aggregate::{GroupAggregate, GroupPlan};
 use crate::runtime::graph::{Input, OperatorFactory, Route};
 
@@ -43,11 +45,6 @@ pub(super) fn aggregate(
     let output = plan.output_schema();
     let key_names: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let route = if keys.is_empty() { Route::Single } else { Route::Hash((0..keys.len()).collect()) };
-    let node = crate::ids::NodeId(builder.graph.nodes.len() as u32);
-    let factory: OperatorFactory = {
-        let plan = plan.clone();
-        Arc::new(move |core| Ok(Box::new(GroupAggregate::new(&plan, node, core)?) as Box<dyn Operator>))
-    };
     let label = if descriptions.is_empty() { "Distinct" } else { "GroupAggregate" };
     let mut info = NodeInfo::new(label).kind(changes).keys(key_names.clone()).state(
         if descriptions.is_empty() { "the keys seen".to_owned() } else { "a group's accumulators".to_owned() },
@@ -56,8 +53,14 @@ pub(super) fn aggregate(
     if !descriptions.is_empty() {
         info = info.detail(descriptions.join(", "));
     }
-    let edge = Input { from: placed.node, port: placed.port, route };
-    let node = builder.operator(label, factory, vec![edge], output.clone(), info);
+    let node = if splits(builder, &plan, keys)? {
+        two_phases(builder, &placed, &plan, &output, info)?
+    } else {
+        let node = NodeId(builder.graph.nodes.len() as u32);
+        let factory: OperatorFactory = Arc::new(move |core| Ok(Box::new(GroupAggregate::new(&plan, node, core)?) as Box<dyn Operator>));
+        let edge = Input { from: placed.node, port: placed.port, route };
+        builder.operator(label, factory, vec![edge], output.clone(), info)
+    };
     let base = with_types(schema, &output).map_err(|e| builder.refuse(&e))?;
     // Event time does not survive a grouping that may take rows back; processing time is a value like others behind it.
     let mut all_roles: Vec<TimeRole> =
@@ -66,6 +69,40 @@ pub(super) fn aggregate(
     let mut stream = Stream::behind(node, base, all_roles, changes, has_watermark);
     stream.unique_keys = vec![(0..keys.len()).collect()];
     Ok(stream)
+}
+
+/// Whether rows are summed up where they arrive before they cross to the core of their group. With different values (DISTINCT) each of
+/// their columns costs an exchange more, which pays when there are few groups: no key, or only computed ones such as a day.
+fn splits(builder: &Builder<'_>, plan: &GroupPlan, keys: &[Expr]) -> Result<bool> {
+    match builder.phases {
+        AggregatePhases::One => Ok(false),
+        AggregatePhases::Two => plan.splits(),
+        AggregatePhases::Auto => {
+            let few_groups = !keys.iter().any(|key| plain_column(key).is_some());
+            Ok(builder.cores > 1 && plan.splits()? && (few_groups || plan.distinct_columns()?.is_empty()))
+        }
+    }
+}
+
+fn two_phases(builder: &mut Builder<'_>, placed: &Stream, plan: &GroupPlan, output: &SchemaRef, info: NodeInfo) -> Result<NodeId> {
+    let partial = plan.partial_schema()?;
+    let mut edges = Vec::new();
+    for phase in plan.first_phases()? {
+        let node = NodeId(builder.graph.nodes.len() as u32);
+        let make = phase.factory;
+        let factory: OperatorFactory = Arc::new(move |core| make(node, core));
+        let mut info = NodeInfo::new(phase.kind).kind(info.changes).detail("first phase");
+        if phase.kind == "DistinctCount" {
+            info = info.state("the different values of each group", keys_bound(&["group".to_owned(), "value".to_owned()]));
+        }
+        let edge = Input { from: placed.node, port: placed.port, route: phase.route };
+        let node = builder.operator(phase.kind, factory, vec![edge], partial.clone(), info);
+        edges.push(Input { from: node, port: PORT_MAIN, route: plan.merging_route() });
+    }
+    let node = NodeId(builder.graph.nodes.len() as u32);
+    let plan = plan.clone();
+    let factory: OperatorFactory = Arc::new(move |core| Ok(Box::new(GroupAggregate::merging(&plan, node, core)?) as Box<dyn Operator>));
+    Ok(builder.operator("GroupAggregate", factory, edges, output.clone(), info.detail("second phase: merges partial results")))
 }
 
 fn check(builder: &Builder<'_>, emission: &Emission) -> Result<()> {

@@ -38,7 +38,7 @@ use crate::operators::materialize::ViewHandle;
 use crate::runtime::graph::Graph;
 
 pub use explain::ExplainFormat;
-pub use settings::{OnError, SETTINGS, Settings};
+pub use settings::{AggregatePhases, OnError, SETTINGS, Settings};
 pub use view_query::ViewQuery;
 
 /// What a job is planned with, beside its SQL.

@@ -38,6 +38,13 @@ pub const SETTINGS: &[OptionSpec] = &[
         doc: "The bound on state over all cores.",
     },
     OptionSpec {
+        key: "engine.aggregate-phases",
+        kind: OptionType::Choice(&["auto", "one", "two"]),
+        default: Some("auto"),
+        required: false,
+        doc: "Whether rows of a GROUP BY are summed up on the core where they arrive first: auto does so on several cores where it pays.",
+    },
+    OptionSpec {
         key: "source.project",
         kind: OptionType::Bool,
         default: Some("true"),
@@ -69,6 +76,8 @@ pub struct Settings {
     pub tick: Duration,
     /// The bound on state over all cores, bytes.
     pub memory_bytes: Option<usize>,
+    /// `engine.aggregate-phases`.
+    pub phases: AggregatePhases,
     /// `source.project`.
     pub projects_sources: bool,
     /// `state.require_bound`.
@@ -83,11 +92,24 @@ impl Default for Settings {
             on_error: OnError::Fail,
             tick: Duration::from_millis(100),
             memory_bytes: None,
+            phases: AggregatePhases::Auto,
             projects_sources: true,
             require_bound: false,
             max_future_us: None,
         }
     }
+}
+
+/// Whether a GROUP BY is done in two phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AggregatePhases {
+    /// As it pays: by the number of cores and the keys.
+    #[default]
+    Auto,
+    /// Never.
+    One,
+    /// Wherever it can be.
+    Two,
 }
 
 /// `fail`, `skip` or `dead_letter(sink)`.
@@ -169,6 +191,14 @@ impl Settings {
                 let bytes = parse_bytes(value).filter(|b| *b >= 1 << 20).ok_or_else(|| wrong("a size of at least 1 MiB"))?;
                 self.memory_bytes = Some(bytes as usize);
             }
+            "engine.aggregate-phases" => {
+                self.phases = match value.to_ascii_lowercase().as_str() {
+                    "auto" => AggregatePhases::Auto,
+                    "one" => AggregatePhases::One,
+                    "two" => AggregatePhases::Two,
+                    _ => return Err(wrong("auto, one or two")),
+                }
+            }
             "source.project" | "state.require_bound" => {
                 let on = match value.to_ascii_lowercase().as_str() {
                     "true" => true,
@@ -197,7 +227,7 @@ mod tests {
 
     #[test]
     fn each_listed_key_is_taken_and_no_other() {
-        for (spec, value) in SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "false", "true", "1 d"]) {
+        for (spec, value) in SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "two", "false", "true", "1 d"]) {
             Settings::default().set(spec.key, value, None).unwrap();
             let error = Settings::default().set(spec.key, "nonsense(", None).unwrap_err();
             assert_eq!(error.code, Code::InvalidConfig, "{}", spec.key);

@@ -331,6 +331,7 @@ impl Planner<'_> {
         let tables = Tables { planned: &self.tables, usages, built: HashMap::new() };
         let mut builder = Builder::new(tables, self.settings.on_error.policy(), self.options.cores.max(1));
         builder.allowed_future_us = self.settings.max_future_us;
+        builder.phases = self.settings.phases;
         let mut done = Assembled::default();
         let mut errors = Vec::new();
         let mut sinks: HashMap<String, Target> = HashMap::new();

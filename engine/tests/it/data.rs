@@ -280,7 +280,10 @@ pub fn run(tables: &[Table], inputs: Vec<Input>, sql: &str, cores: usize, seed: 
         text.push('\n');
     }
     text.push_str(sql);
-    let options = PlanOptions { cores, collect_results: true, ..PlanOptions::default() };
+    let mut options = PlanOptions { cores, collect_results: true, ..PlanOptions::default() };
+    // Both ways to aggregate are taken, whatever the planner would choose.
+    let phases = if seed.is_multiple_of(2) { "two" } else { "auto" };
+    options.config.insert("engine.aggregate-phases".into(), phases.into());
     let job = plan(&text, &options).map_err(|e| e.to_string())?;
     let [result] = job.results.as_slice() else { return Err(format!("{} results", job.results.len())) };
     let result = result.clone();
