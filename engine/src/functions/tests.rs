@@ -1,6 +1,7 @@
 //! Each function through SQL, over columns as the engine has them: `Utf8View` and µs.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
@@ -63,6 +64,90 @@ fn constant(expr: &str, expected: &str) {
 fn fails(expr: &str, part: &str) {
     let error = values(expr).unwrap_err();
     assert!(error.contains(part), "{expr}: {error}");
+}
+
+#[test]
+fn text_functions() {
+    check("count_char(s, 'c')", ["2", "NULL", "3", "0"]);
+    check("COUNT_CHAR(s, sep)", ["6", "NULL", "NULL", "0"]);
+    check("split_index(s, '/', 3)", ["abo", "NULL", "NULL", "NULL"]);
+    check("SPLIT_INDEX(s, '/', 0)", ["https:", "NULL", "ccc", ""]);
+    check("SPLIT_INDEX(s, '/', 6)", ["item.htm?query=1&channel_id=1234567890123456", "NULL", "NULL", "NULL"]);
+    check("SPLIT_INDEX(s, '/', n)", ["abo", "NULL", "ccc", "NULL"]);
+    check("SPLIT_INDEX(s, sep, n)", ["abo", "NULL", "NULL", "NULL"]);
+    check("SPLIT_INDEX(s, 47, 3)", ["abo", "NULL", "NULL", "NULL"]);
+    check("SPLIT_INDEX(s, 'dir_', 1)", ["three/item.htm?query=1&channel_id=1234567890123456", "NULL", "NULL", "NULL"]);
+    constant("SPLIT_INDEX('a,b,c', ',', 2)", "c");
+    check("regexp_extract(s, '(&|^)channel_id=([^&]*)', 2)", ["1234567890123456", "NULL", "NULL", "NULL"]);
+    check("REGEXP_EXTRACT(s, 'c+')", ["c", "NULL", "ccc", "NULL"]);
+    check("REGEXP_EXTRACT(s, 'c(x)?', 1)", ["NULL", "NULL", "NULL", "NULL"]);
+    fails("REGEXP_EXTRACT(s, 'c', 1)", "has 0 groups");
+    fails("REGEXP_EXTRACT(s, '(c')", "no regular expression");
+    check("parse_url(s, 'HOST')", ["www.nexmark.com", "NULL", "NULL", "NULL"]);
+    check("parse_url(s, 'QUERY', 'channel_id')", ["1234567890123456", "NULL", "NULL", "NULL"]);
+    check("xxh3(s) = xxh3(s || '')", ["true", "NULL", "true", "true"]);
+    constant("xxh3('')", &0x2d06_8005_38d3_94c2_u64.cast_signed().to_string());
+    fails("split_index(s, '/')", "split_index(text, separator, index)");
+}
+
+#[test]
+fn rewritten_functions() {
+    check("IF(n > 0, 'yes', 'no')", ["yes", "yes", "no", "no"]);
+    check("MOD(n, 2)", ["1", "1", "0", "-1"]);
+    check("mod(n + 4, 3) + 1", ["2", "3", "2", "1"]);
+    check("LOCATE('c', s)", ["21", "NULL", "1", "0"]);
+    check("IFNULL(s, 'none') = 'none'", ["false", "true", "false", "false"]);
+    check("CAST(s AS VARCHAR(5))", ["https", "NULL", "ccc", ""]);
+    check(
+        "TIMESTAMPADD(MONTH, 1, ts)",
+        ["2024-03-29T13:04:05.678901", "NULL", "1970-02-01T00:00:00", "1970-01-31T23:59:59.999999"],
+    );
+    check("TIMESTAMPDIFF(DAY, TIMESTAMP '1970-01-01 00:00:00', ts)", ["19782", "NULL", "0", "0"]);
+    check("TIMESTAMPDIFF(MONTH, ts, TIMESTAMP '2024-03-29 13:04:05')", ["0", "NULL", "650", "650"]);
+    check("CEILING(n / 2.0)", ["2.0", "1.0", "0.0", "-0.0"]);
+}
+
+#[test]
+fn time_functions() {
+    check("DATE_FORMAT(ts, 'yyyy-MM-dd')", ["2024-02-29", "NULL", "1970-01-01", "1969-12-31"]);
+    check("date_format(ltz, 'HH:mm')", ["13:04", "NULL", "00:00", "23:59"]);
+    check(
+        "DATE_FORMAT(ts, 'yyyy-MM-dd HH:mm:ss.SSSSSS')",
+        ["2024-02-29 13:04:05.678901", "NULL", "1970-01-01 00:00:00.000000", "1969-12-31 23:59:59.999999"],
+    );
+    check("to_char(ts, 'YYYY/MM/DD HH12:MI AM')", ["2024/02/29 01:04 PM", "NULL", "1970/01/01 12:00 AM", "1969/12/31 11:59 PM"]);
+    check("HOUR(ts)", ["13", "NULL", "0", "23"]);
+    check("MINUTE(ltz)", ["4", "NULL", "0", "59"]);
+    check("SECOND(ts)", ["5", "NULL", "0", "59"]);
+    check("DAYOFMONTH(ts)", ["29", "NULL", "1", "31"]);
+    check("DAYOFWEEK(ts)", ["5", "NULL", "5", "4"]);
+    check("DAYOFYEAR(ts)", ["60", "NULL", "1", "365"]);
+    check("YEAR(ts) * 100 + MONTH(ts)", ["202402", "NULL", "197001", "196912"]);
+    check("EXTRACT(HOUR FROM ts)", ["13", "NULL", "0", "23"]);
+    check("UNIX_TIMESTAMP(ts)", ["1709211845", "NULL", "0", "-1"]);
+    check("FLOOR(ts TO MINUTE)", ["2024-02-29T13:04:00", "NULL", "1970-01-01T00:00:00", "1969-12-31T23:59:00"]);
+    check(
+        "TO_TIMESTAMP_LTZ(n, 3)",
+        ["1970-01-01T00:00:00.003Z", "1970-01-01T00:00:00.001Z", "1970-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z"],
+    );
+    check(
+        "to_timestamp_ltz(n, 0)",
+        ["1970-01-01T00:00:03Z", "1970-01-01T00:00:01Z", "1970-01-01T00:00:00Z", "1969-12-31T23:59:59Z"],
+    );
+    fails("TO_TIMESTAMP_LTZ(n, 2)", "no precision 2");
+    fails("TO_TIMESTAMP_LTZ(9223372036854775807, 0)", "out of the range");
+    constant("TO_TIMESTAMP('2024-02-29 13:04:05')", "2024-02-29T13:04:05");
+    constant("TO_TIMESTAMP('29.02.2024 13:04', 'dd.MM.yyyy HH:mm')", "2024-02-29T13:04:00");
+    constant("to_timestamp('29 Feb 2024 01 PM', 'DD Mon YYYY HH12 AM')", "2024-02-29T13:00:00");
+    constant("to_timestamp(1.5)", "1970-01-01T00:00:01.500Z");
+    fails("TO_TIMESTAMP('soon')", "TR-2003");
+    constant("TRY_TO_TIMESTAMP('soon')", "NULL");
+    constant("TO_DATE('2024-02-29')", "2024-02-29");
+    constant("to_date('29/02/2024', 'dd/MM/yyyy')", "2024-02-29");
+    constant("FROM_UNIXTIME(1709211845)", "2024-02-29 13:04:05");
+    constant("FROM_UNIXTIME(1709211845, 'HH')", "13");
+    constant("UNIX_TIMESTAMP('2024-02-29 13:04:05', 'yyyy-MM-dd HH:mm:ss')", "1709211845");
+    constant("ts - INTERVAL '1:30' MINUTE TO SECOND", "2024-02-29T13:02:35.678901");
 }
 
 #[test]
@@ -133,4 +218,20 @@ fn the_present_is_never_folded() {
     ] {
         fails(expr, "called instead of planned");
     }
+}
+
+#[test]
+fn the_list_has_each_function_once_with_its_meaning() {
+    let all = list();
+    let mut names = BTreeSet::new();
+    for function in &all {
+        assert!(names.insert(function.name.clone()), "{}", function.name);
+        assert!(!function.signature.is_empty() && !function.doc.is_empty(), "{function:?}");
+    }
+    let context = context();
+    for function in &all {
+        let known = REWRITTEN.iter().any(|(name, ..)| *name == function.name) || context.udf(&function.name).is_ok();
+        assert!(known, "{} is listed but not there", function.name);
+    }
+    assert!(names.len() > 200, "{}", names.len());
 }

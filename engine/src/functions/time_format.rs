@@ -391,14 +391,20 @@ impl Pattern {
                     });
                     rest = &rest[2..];
                 }
-                Item::MonthName { short, .. } => {
+                Item::MonthName { short, padded, .. } => {
                     let index = MONTHS.iter().position(|name| starts_with(rest, cut(name, *short)))?;
-                    rest = rest[cut(MONTHS[index], *short).len()..].trim_start_matches(' ');
+                    rest = &rest[cut(MONTHS[index], *short).len()..];
+                    if *padded {
+                        rest = rest.trim_start_matches(' ');
+                    }
                     month = index as i64 + 1;
                 }
-                Item::WeekdayName { short, .. } => {
+                Item::WeekdayName { short, padded, .. } => {
                     let index = WEEKDAYS.iter().position(|name| starts_with(rest, cut(name, *short)))?;
-                    rest = rest[cut(WEEKDAYS[index], *short).len()..].trim_start_matches(' ');
+                    rest = &rest[cut(WEEKDAYS[index], *short).len()..];
+                    if *padded {
+                        rest = rest.trim_start_matches(' ');
+                    }
                 }
                 Item::Zone(zone) => rest = rest.strip_prefix(zone).or_else(|| rest.strip_prefix('Z'))?,
                 Item::Quarter | Item::Weekday { .. } | Item::IsoWeek(_) => return None,

@@ -14,10 +14,11 @@ pub fn closest<'c>(word: &str, choices: impl IntoIterator<Item = &'c str>) -> Op
     let edits_max = if word.chars().count() <= 4 { 1 } else { 2 };
     choices
         .into_iter()
-        .map(|choice| (edits(&word, &choice.to_lowercase()), choice))
-        .filter(|(edits, _)| *edits <= edits_max)
+        // Among equals the one of the same length: letters are swapped more often than left out.
+        .map(|choice| (edits(&word, &choice.to_lowercase()), choice.len().abs_diff(word.len()), choice))
+        .filter(|(edits, ..)| *edits <= edits_max)
         .min()
-        .map(|(_, choice)| choice)
+        .map(|(.., choice)| choice)
 }
 
 /// The optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours.

@@ -75,14 +75,15 @@ impl Loop {
         match self.statement(&mut parser, span) {
             Ok(Some(mut parsed)) => {
                 self.errors.extend(rewrite::statement(&mut parsed));
+                let parsed_span = parsed.span;
                 match (&mut self.set, parsed.kind) {
                     (Some(set), StatementKind::Insert(insert)) => set.inserts.push(insert),
                     (Some(_), _) => self.errors.push(
                         Diagnostic::new(Code::Syntax, "a statement set holds nothing but INSERT statements")
-                            .at(span)
+                            .at(parsed_span)
                             .hint("write it before EXECUTE STATEMENT SET"),
                     ),
-                    (None, kind) => self.statements.push(Statement { kind, span: parsed.span }),
+                    (None, kind) => self.statements.push(Statement { kind, span: parsed_span }),
                 }
             }
             Ok(None) => {}

@@ -41,6 +41,56 @@ fn told(text: &str) -> Vec<(Code, &str, String)> {
 }
 
 #[test]
+fn a_table_has_columns_key_watermark_and_options() {
+    let StatementKind::CreateTable(table) = one("
+        CREATE TEMPORARY TABLE IF NOT EXISTS `Orders` (
+          id BIGINT NOT NULL, -- a comment
+          person ROW<id BIGINT, name VARCHAR NOT NULL, tags ARRAY<ROW<a MAP<STRING, INT>>>>,
+          cost AS price * 2, price DECIMAL(10, 2) COMMENT 'in cents',
+          ts TIMESTAMP(3) WITH LOCAL TIME ZONE METADATA FROM 'timestamp' VIRTUAL,
+          `offset` BIGINT METADATA,
+          t2 TIMESTAMP_LTZ(3),
+          WATERMARK FOR ts AS ts - INTERVAL '5' SECOND,
+          PRIMARY KEY (id, `offset`) NOT ENFORCED
+        ) COMMENT 'all' PARTITIONED BY (id) WITH ('connector' = 'kafka', topic = orders, scan.startup-mode = 'earliest', 'n' = -5, b = true)")
+    else {
+        panic!()
+    };
+    assert_eq!(table.name.to_string(), "`Orders`");
+    assert!(table.if_not_exists);
+    let shown: Vec<String> = table
+        .columns
+        .iter()
+        .map(|c| match &c.kind {
+            ColumnKind::Physical { data_type, not_null } => {
+                format!("{} {data_type}{}", c.name, if *not_null { " NOT NULL" } else { "" })
+            }
+            ColumnKind::Computed(expr) => format!("{} AS {expr}", c.name),
+            ColumnKind::Metadata { data_type, key, is_virtual, .. } => {
+                format!("{} {data_type} METADATA {key} {is_virtual}", c.name)
+            }
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "id BIGINT NOT NULL",
+            "person STRUCT<id BIGINT, name VARCHAR OPTIONS(not_null = true), tags ARRAY<STRUCT<a Map(STRING, INT)>>>",
+            "cost AS price * 2",
+            "price DECIMAL(10,2)",
+            "ts TIMESTAMPTZ(3) METADATA timestamp true",
+            "`offset` BIGINT METADATA offset false",
+            "t2 TIMESTAMP_LTZ(3)",
+        ]
+    );
+    assert_eq!(table.columns[3].comment.as_deref(), Some("in cents"));
+    assert_eq!(table.primary_key.len(), 2);
+    assert_eq!(table.watermark.unwrap().expr.to_string(), "ts - INTERVAL '5 seconds'");
+    let options: Vec<_> = table.options.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(options.join(" "), "b=true connector=kafka n=-5 scan.startup-mode=earliest topic=orders");
+}
+
+#[test]
 fn emit_is_no_alias_and_its_parts_come_in_any_order() {
     for text in [
         "INSERT INTO o SELECT k, count(*) FROM TUMBLE(t, ts, INTERVAL '1' MINUTE) GROUP BY k EMIT ON WINDOW CLOSE ALLOW LATENESS INTERVAL '30' SECOND LATE DATA TO l",
@@ -218,6 +268,66 @@ fn windows_that_do_not_fit_are_refused() {
         told("SELECT count(*) FROM a JOIN b ON a.x = b.x GROUP BY TUMBLE(a.ts, INTERVAL '10' SECOND)")[0].0,
         Code::Unsupported
     );
+}
+
+#[test]
+fn all_errors_of_a_script_are_told_each_at_its_place() {
+    let text = "CREAT TABLE t (a INT);\nSELECT a FORM t WHERE;\nINSERT INTO o SELECT 1;\nSELECT (a FROM t;\nSELECT '${x}';\nDROP TABEL t";
+    let told = told(text);
+    let places: Vec<(Code, &str)> = told.iter().map(|(code, place, _)| (*code, *place)).collect();
+    assert_eq!(
+        places,
+        [
+            (Code::Syntax, "CREAT"),
+            (Code::Syntax, "FORM"),
+            (Code::Syntax, "FROM"),
+            (Code::UnboundVariable, "${x}"),
+            (Code::Syntax, "TABEL")
+        ],
+        "{told:#?}"
+    );
+    assert!(told[0].2.contains("did you mean CREATE?"), "{}", told[0].2);
+    assert!(told[1].2.contains("did you mean FROM"), "{}", told[1].2);
+}
+
+#[test]
+fn what_can_not_be_run_is_refused_with_its_code() {
+    for (text, code, place) in [
+        ("CREATE VIEW v AS SELECT a FROM t EMIT CHANGES", Code::EmitMisplaced, "EMIT CHANGES"),
+        ("SELECT * FROM (SELECT a FROM t EMIT ON WINDOW CLOSE) x", Code::EmitMisplaced, "EMIT"),
+        ("WITH x AS (SELECT a FROM t EMIT CHANGES) SELECT * FROM x", Code::EmitMisplaced, "EMIT"),
+        ("SELECT a FROM t EMIT SOMETIMES", Code::Syntax, "SOMETIMES"),
+        ("SELECT a FROM t EMIT CHANGES EMIT CHANGES", Code::Syntax, "EMIT CHANGES"),
+        ("SELECT a FROM t EMIT EVERY INTERVAL '1' MONTH", Code::InvalidArgument, "INTERVAL '1' MONTH"),
+        ("CREATE FUNCTION f AS 'org.example.F'", Code::UnsupportedJavaClass, "'org.example.F'"),
+        ("CREATE FUNCTION f LANGUAGE wasm AS 'f.wasm'", Code::Unsupported, "LANGUAGE"),
+        ("CREATE TABLE t (a INT) WITH ('k' = '1', 'k' = '2')", Code::DuplicateName, "'k'"),
+        ("CREATE TABLE t (a INT) WITH ('password' = SECRET 'x')", Code::Unsupported, "SECRET"),
+        ("CREATE TABLE t (a INT DEFAULT 1)", Code::Unsupported, "DEFAULT"),
+        ("CREATE TABLE t (a INT, PRIMARY KEY (a) ENFORCED)", Code::Unsupported, "ENFORCED"),
+        ("CREATE TABLE t AS SELECT 1", Code::Unsupported, "AS"),
+        ("CREATE TABLE t (a INT) LIKE x", Code::Unsupported, "LIKE"),
+        ("CREATE TABLE t (a INT, WATERMARK FOR a AS a, WATERMARK FOR a AS a)", Code::Syntax, "WATERMARK FOR a AS a"),
+        ("SELECT a FROM t /*+ OPTIONS('a'='b') */", Code::UnknownHint, "/*+ OPTIONS('a'='b') */"),
+        ("ALTER TABLE t ADD c INT", Code::Unsupported, "ALTER"),
+        ("EXPLAIN ANALYZE SELECT 1", Code::Unsupported, "ANALYZE"),
+        ("SHOW JOBS", Code::Unsupported, "JOBS"),
+        ("SELECT INTERVAL x DAY", Code::InvalidArgument, "x"),
+        ("EXECUTE STATEMENT SET BEGIN SELECT 1; END", Code::Syntax, "SELECT 1"),
+        (
+            "EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1;",
+            Code::Syntax,
+            "EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1",
+        ),
+        ("INSERT INTO t", Code::Syntax, ""),
+        ("SELECT 'open", Code::Syntax, "'"),
+    ] {
+        let told = told(text);
+        assert_eq!(told[0].0, code, "{text}: {told:?}");
+        if !place.is_empty() && !text.ends_with("'open") {
+            assert_eq!(told[0].1, place, "{text}: {told:?}");
+        }
+    }
 }
 
 #[test]
