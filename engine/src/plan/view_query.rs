@@ -160,16 +160,19 @@ mod tests {
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
 
-    fn finished() -> BTreeMap<String, ViewHandle> {
+    /// `name`: names are given out once in a process, and tests run side by side.
+    fn finished(name: &str) -> BTreeMap<String, ViewHandle> {
         let schema = Arc::new(Schema::new(vec![Field::new("k", DataType::Utf8, true), Field::new("v", DataType::Int64, true)]));
         let keys = StringArray::from(vec!["a", "b", "a", "c", "b", "a"]);
         let values = Int64Array::from(vec![1, 2, 3, 4, 5, 6]);
         let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(keys), Arc::new(values)]).unwrap();
         let input = MemoryInput::with_splits(schema, vec![vec![crate::batch::DeltaBatch::append(rows)]]).unwrap();
-        let _name = input.register("view-query").unwrap();
-        let sql = "CREATE TABLE t (k STRING, v BIGINT) WITH (connector = 'memory', 'name' = 'view-query');
-                   CREATE MATERIALIZED VIEW Totals AS SELECT k, sum(v) AS Total FROM t GROUP BY k;";
-        let job = plan(sql, &PlanOptions { cores: 2, ..PlanOptions::default() }).unwrap();
+        let _name = input.register(name).unwrap();
+        let sql = format!(
+            "CREATE TABLE t (k STRING, v BIGINT) WITH (connector = 'memory', 'name' = '{name}');
+             CREATE MATERIALIZED VIEW Totals AS SELECT k, sum(v) AS Total FROM t GROUP BY k;"
+        );
+        let job = plan(&sql, &PlanOptions { cores: 2, ..PlanOptions::default() }).unwrap();
         for view in job.views.values() {
             view.start(2);
         }
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_view_answers_any_batch_query_in_any_spelling() {
-        let views = finished();
+        let views = finished("view-query-answers");
         let ask = |sql: &str| {
             let batch = ViewQuery::plan(&views, sql).unwrap().run(Duration::from_secs(5)).unwrap();
             let column = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
@@ -192,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_no_query_over_views_is_refused() {
-        let views = finished();
+        let views = finished("view-query-refused");
         for (sql, code) in [
             ("SELECT * FROM totalz", Code::UnknownView),
             ("SELECT * FROM \"totals\"", Code::UnknownView),
