@@ -13,8 +13,8 @@ use super::settings::AggregatePhases;
 use super::stream::{ChangeKind, Stream, TimeRole, plain_column};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::NodeId;
-use crate::operators::{Operator, PORT_MAIN};
 use crate::operators::aggregate::{GroupAggregate, GroupPlan};
+use crate::operators::{Operator, PORT_MAIN};
 use crate::runtime::graph::{Input, OperatorFactory, Route};
 
 pub(super) fn aggregate(
@@ -57,7 +57,8 @@ pub(super) fn aggregate(
         two_phases(builder, &placed, &plan, &output, info)?
     } else {
         let node = NodeId(builder.graph.nodes.len() as u32);
-        let factory: OperatorFactory = Arc::new(move |core| Ok(Box::new(GroupAggregate::new(&plan, node, core)?) as Box<dyn Operator>));
+        let factory: OperatorFactory =
+            Arc::new(move |core| Ok(Box::new(GroupAggregate::new(&plan, node, core)?) as Box<dyn Operator>));
         let edge = Input { from: placed.node, port: placed.port, route };
         builder.operator(label, factory, vec![edge], output.clone(), info)
     };
@@ -84,7 +85,13 @@ fn splits(builder: &Builder<'_>, plan: &GroupPlan, keys: &[Expr]) -> Result<bool
     }
 }
 
-fn two_phases(builder: &mut Builder<'_>, placed: &Stream, plan: &GroupPlan, output: &SchemaRef, info: NodeInfo) -> Result<NodeId> {
+fn two_phases(
+    builder: &mut Builder<'_>,
+    placed: &Stream,
+    plan: &GroupPlan,
+    output: &SchemaRef,
+    info: NodeInfo,
+) -> Result<NodeId> {
     let partial = plan.partial_schema()?;
     let mut edges = Vec::new();
     for phase in plan.first_phases()? {
@@ -101,7 +108,8 @@ fn two_phases(builder: &mut Builder<'_>, placed: &Stream, plan: &GroupPlan, outp
     }
     let node = NodeId(builder.graph.nodes.len() as u32);
     let plan = plan.clone();
-    let factory: OperatorFactory = Arc::new(move |core| Ok(Box::new(GroupAggregate::merging(&plan, node, core)?) as Box<dyn Operator>));
+    let factory: OperatorFactory =
+        Arc::new(move |core| Ok(Box::new(GroupAggregate::merging(&plan, node, core)?) as Box<dyn Operator>));
     Ok(builder.operator("GroupAggregate", factory, edges, output.clone(), info.detail("second phase: merges partial results")))
 }
 
