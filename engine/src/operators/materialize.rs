@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
+use foldhash::HashMap;
 use tiderace_storage::{Shard, TableId};
 
 use super::chain::render_row;
 use super::row_weights::{RowCodec, RowWeights};
 use super::{EpochMark, OpCx, Operator, Output, PORT_MAIN, Port, Progress, RowAccounts, SLICE_ROWS};
-use crate::batch::DeltaBatch;
+use crate::batch::{DeltaBatch, Weights};
 use crate::connect::Rejected;
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, Epoch};
@@ -32,7 +33,7 @@ use crate::key::{KeyCodec, Keys};
 
 /// How many readers may wait on one core.
 const READERS_MAX: usize = 64;
-/// The most rows that a core's part of a snapshot may have; rows of weight n count n times.
+/// The most rows that a snapshot may have; rows of weight n count n times.
 const SNAPSHOT_ROWS_MAX: usize = 100_000_000;
 /// How many epochs ahead a reader asks at most. It doubles when a core was already past the epoch asked for.
 const MARGIN_MAX: u64 = 4096;
@@ -57,7 +58,7 @@ struct Shared {
 struct Part {
     requests: SyncSender<Request>,
     /// The content at the last mark.
-    ended: Option<(Epoch, Result<Vec<RecordBatch>>)>,
+    ended: Option<(Epoch, Vec<DeltaBatch>)>,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,7 @@ struct Request {
 
 #[derive(Debug)]
 enum Answer {
-    Rows(Result<Vec<RecordBatch>>),
+    Rows(Vec<DeltaBatch>),
     /// The core had ended this epoch already.
     Missed(Epoch),
 }
@@ -105,11 +106,11 @@ impl ViewHandle {
         let mut epoch = Epoch(1);
         let mut margin = 1;
         loop {
-            if let Some(ended) = self.ended()? {
-                return Ok(ended);
+            if let Some((epoch, parts)) = self.ended() {
+                return Ok((epoch, self.show(parts)?));
             }
             match self.ask(epoch, deadline)? {
-                Asked::Answered(batches) => return Ok((epoch, batches)),
+                Asked::Answered(parts) => return Ok((epoch, self.show(parts)?)),
                 Asked::Missed(latest) => {
                     epoch = Epoch(latest.0 + margin);
                     margin = (margin * 2).min(MARGIN_MAX);
@@ -130,19 +131,68 @@ impl ViewHandle {
     }
 
     /// The content at the end of the job, when all cores have come to it.
-    fn ended(&self) -> Result<Option<(Epoch, Vec<RecordBatch>)>> {
+    fn ended(&self) -> Option<(Epoch, Vec<DeltaBatch>)> {
         let parts = self.parts();
         if self.shared.cores.get() != Some(&parts.len()) {
-            return Ok(None);
+            return None;
         }
         let mut all = Vec::new();
         let mut last = Epoch(0);
         for part in parts.values() {
-            let Some((epoch, batches)) = &part.ended else { return Ok(None) };
+            let (epoch, batches) = part.ended.as_ref()?;
             last = last.max(*epoch);
-            all.extend(batches.clone()?);
+            all.extend_from_slice(batches);
         }
-        Ok(Some((last, all)))
+        Some((last, all))
+    }
+
+    /// The rows of all cores' parts, each as often as its weight says.
+    fn show(&self, parts: Vec<DeltaBatch>) -> Result<Vec<RecordBatch>> {
+        let internal = |e: arrow::error::ArrowError| Diagnostic::new(Code::Internal, e.to_string());
+        let is_negative = |part: &DeltaBatch| matches!(&part.weights, Weights::Signed(w) if w.iter().any(|w| *w < 0));
+        let parts = if parts.iter().any(is_negative) { vec![self.net(&parts)?] } else { parts };
+        let mut shown = Vec::with_capacity(parts.len());
+        let mut rows_all = 0_usize;
+        for DeltaBatch { rows, weights } in parts {
+            let Weights::Signed(weights) = weights else {
+                rows_all += rows.num_rows();
+                shown.push(rows);
+                continue;
+            };
+            let mut indices: Vec<u32> = Vec::with_capacity(weights.len());
+            for (row, weight) in weights.iter().enumerate() {
+                let Ok(times) = usize::try_from(*weight) else {
+                    let message = format!("materialized view `{}` has a row {weight} times: {}", self.name(), render_row(&rows, row));
+                    return Err(Diagnostic::new(Code::NegativeWeight, message).hint("the input took back a row that was never there"));
+                };
+                rows_all = rows_all.saturating_add(times);
+                if rows_all > SNAPSHOT_ROWS_MAX {
+                    let message = format!("materialized view `{}` has more than {SNAPSHOT_ROWS_MAX} rows", self.name());
+                    return Err(Diagnostic::new(Code::MemoryExceeded, message).hint("aggregate or filter the view"));
+                }
+                indices.resize(indices.len() + times, row as u32);
+            }
+            shown.push(take_record_batch(&rows, &UInt32Array::from(indices)).map_err(internal)?);
+        }
+        Ok(shown)
+    }
+
+    /// One batch with the net weight of each row: a row may be taken back on another core than it was brought to.
+    fn net(&self, parts: &[DeltaBatch]) -> Result<DeltaBatch> {
+        let mut codec = RowCodec::new(self.schema())?;
+        let mut net: HashMap<Vec<u8>, i64> = HashMap::default();
+        let mut keys = Keys::default();
+        for part in parts {
+            codec.encode(&part.rows, &mut keys)?;
+            for row in 0..part.num_rows() {
+                let weight = net.entry(keys.as_batch().key(row).to_vec()).or_default();
+                *weight = weight.saturating_add(part.weights.get(row));
+            }
+        }
+        net.retain(|_, weight| *weight != 0);
+        let rows: Vec<(&[u8], i64)> = net.iter().map(|(row, weight)| (row.as_slice(), *weight)).collect();
+        let batch = codec.decode(rows.iter().map(|(row, _)| *row))?;
+        Ok(DeltaBatch::new(batch, Weights::from_vec(rows.iter().map(|(_, weight)| *weight).collect())))
     }
 
     fn ask(&self, epoch: Epoch, deadline: Instant) -> Result<Asked> {
@@ -172,14 +222,14 @@ impl ViewHandle {
             loop {
                 match answers.recv_timeout(LOOK_AGAIN) {
                     Ok(Answer::Rows(rows)) => {
-                        batches.extend(rows?);
+                        batches.extend(rows);
                         break;
                     }
                     Ok(Answer::Missed(latest)) => {
                         missed = missed.max(Some(latest));
                         break;
                     }
-                    Err(RecvTimeoutError::Timeout) if Instant::now() < deadline && self.ended()?.is_none() => {}
+                    Err(RecvTimeoutError::Timeout) if Instant::now() < deadline && self.ended().is_none() => {}
                     Err(_) => return Ok(Asked::Waiting),
                 }
             }
@@ -189,7 +239,7 @@ impl ViewHandle {
 }
 
 enum Asked {
-    Answered(Vec<RecordBatch>),
+    Answered(Vec<DeltaBatch>),
     /// Some core had ended this epoch already.
     Missed(Epoch),
     /// Not all cores are there, or one ended.
@@ -211,9 +261,7 @@ pub struct Materialize {
     keyed: Option<Keyed>,
     waiting: Vec<Request>,
     phase: Phase,
-    collected: Vec<RecordBatch>,
-    collected_rows: usize,
-    failed: Option<Diagnostic>,
+    collected: Vec<DeltaBatch>,
 }
 
 #[derive(Debug)]
@@ -260,8 +308,6 @@ impl Materialize {
             waiting: Vec::new(),
             phase: Phase::Idle,
             collected: Vec::new(),
-            collected_rows: 0,
-            failed: None,
         })
     }
 
@@ -282,44 +328,14 @@ impl Materialize {
             None => self.rows.scan(shard, cursor, SLICE_ROWS)?,
             Some(keyed) => keyed.scan(shard, cursor, SLICE_ROWS)?,
         };
-        if batch.num_rows() == 0 || self.failed.is_some() {
-            return Ok(next);
+        if batch.num_rows() > 0 {
+            self.collected.push(batch);
         }
-        let mut indices: Vec<u32> = Vec::with_capacity(batch.num_rows());
-        for i in 0..batch.num_rows() {
-            let weight = batch.weights.get(i);
-            let Ok(times) = usize::try_from(weight) else {
-                let message = format!(
-                    "materialized view `{}` has a row {weight} times: {}",
-                    self.handle.name(),
-                    render_row(&batch.rows, i)
-                );
-                self.failed =
-                    Some(Diagnostic::new(Code::NegativeWeight, message).hint("the input took back a row that was never there"));
-                return Ok(next);
-            };
-            if self.collected_rows.saturating_add(times) > SNAPSHOT_ROWS_MAX {
-                let message =
-                    format!("materialized view `{}` has more than {SNAPSHOT_ROWS_MAX} rows on one core", self.handle.name());
-                self.failed = Some(Diagnostic::new(Code::MemoryExceeded, message).hint("aggregate or filter the view"));
-                return Ok(next);
-            }
-            self.collected_rows += times;
-            indices.resize(indices.len() + times, i as u32);
-        }
-        let rows = take_record_batch(&batch.rows, &UInt32Array::from(indices))
-            .map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
-        self.collected.push(rows);
         Ok(next)
     }
 
     fn answer(&mut self, mark: &EpochMark) {
-        let content = match self.failed.take() {
-            Some(failed) => Err(failed),
-            None => Ok(std::mem::take(&mut self.collected)),
-        };
-        self.collected.clear();
-        self.collected_rows = 0;
+        let content = std::mem::take(&mut self.collected);
         self.waiting.retain(|request| {
             if request.epoch == mark.epoch {
                 // A reader that gave up doesn't listen any more.
@@ -434,7 +450,6 @@ mod tests {
     use tiderace_storage::ShardOptions;
 
     use super::*;
-    use crate::batch::Weights;
     use crate::operators::{RowPolicy, Watermark};
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -487,10 +502,8 @@ mod tests {
                 self.operator.on_delta(0, batch(rows), &mut cx, &mut out).unwrap();
                 assert_eq!(out.batches.len(), 1, "rows go on");
             }
-            let mut copied = 0;
             while self.operator.on_mark(&mark, &mut cx, &mut out).unwrap() == Progress::More {
-                self.slice_rows = self.slice_rows.max(self.operator.collected_rows.saturating_sub(copied));
-                copied = self.operator.collected_rows;
+                self.slice_rows = self.slice_rows.max(self.operator.collected.last().map_or(0, DeltaBatch::num_rows));
             }
         }
     }
@@ -552,6 +565,15 @@ mod tests {
         handle.start(1);
         Core::new(&handle, 0, &[]).epoch(&[(1, 1, -1)], true);
         assert_eq!(handle.snapshot(PATIENCE).unwrap_err().code, Code::NegativeWeight);
+    }
+
+    #[test]
+    fn a_row_taken_back_on_another_core_is_gone() {
+        let handle = ViewHandle::new("v", schema());
+        handle.start(2);
+        Core::new(&handle, 0, &[]).epoch(&[(1, 1, 1), (2, 2, 1)], true);
+        Core::new(&handle, 1, &[]).epoch(&[(1, 1, -1), (3, 3, 2)], true);
+        assert_eq!(content(&handle.snapshot(PATIENCE).unwrap().1), [(2, 2), (3, 3), (3, 3)]);
     }
 
     #[test]

@@ -23,9 +23,10 @@ pub enum WindowTime {
 }
 
 impl WindowTime {
-    /// The type of `window_start`, `window_end` and `window_time`: that of the time column; TIMESTAMP (µs) for processing time.
+    /// The type of `window_start`, `window_end` and `window_time`: that of the time column; that of `PROCTIME()`, a timestamp in µs with
+    /// zone UTC, for processing time.
     pub(super) fn window_type(self, input: &SchemaRef) -> Result<DataType> {
-        let Self::Column(column) = self else { return Ok(DataType::Timestamp(TimeUnit::Microsecond, None)) };
+        let Self::Column(column) = self else { return Ok(DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))) };
         timestamp_type(input, column)
     }
 }

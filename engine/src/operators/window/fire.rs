@@ -250,6 +250,10 @@ impl WindowAggregate {
             Action::Merge { from, into, cursor, drops } => {
                 let next = self.merge(from, into, cursor, rows_max, cx.shard);
                 let cost = self.firing.records.len();
+                if drops && self.aggregates.needs_forget() {
+                    // The merged groups own copies of what these had outside their slots.
+                    self.aggregates.forget(cx.shard, from, &self.firing.records);
+                }
                 let rest = next.map(|cursor| Action::Merge { from, into, cursor, drops });
                 if rest.is_none() && drops {
                     self.panes.drop_table(cx.shard, from);
