@@ -111,9 +111,15 @@ fn window_fire(c: &mut Criterion) {
     group.throughput(Throughput::Elements(keys as u64));
     for (name, spec) in [("tumble", tumble), ("hop_5_slices", hop)] {
         group.bench_function(format!("{name}/take_in"), |b| {
-            b.iter_batched_ref(|| Core::new(spec), |core| rows.iter().for_each(|batch| {
-                core.call(|operator, cx, out| operator.on_delta(0, batch.clone(), cx, out).unwrap());
-            }), BatchSize::PerIteration);
+            b.iter_batched_ref(
+                || Core::new(spec),
+                |core| {
+                    rows.iter().for_each(|batch| {
+                        core.call(|operator, cx, out| operator.on_delta(0, batch.clone(), cx, out).unwrap());
+                    })
+                },
+                BatchSize::PerIteration,
+            );
         });
         group.bench_function(format!("{name}/fire"), |b| {
             b.iter_batched_ref(|| Core::filled(spec, &rows), |core| assert!(core.fire().0 >= keys), BatchSize::PerIteration);
@@ -132,7 +138,14 @@ fn window_fire(c: &mut Criterion) {
             let (rows, calls) = Core::filled(spec, &batches(keys)).fire();
             let at = |part: f64| calls[((calls.len() - 1) as f64 * part) as usize].as_micros();
             let total: Duration = calls.iter().sum();
-            println!("{name}: {rows} rows of {keys} keys in {} calls, {} ms; a call µs p50 {} p99 {} max {}", calls.len(), total.as_millis(), at(0.5), at(0.99), at(1.0));
+            println!(
+                "{name}: {rows} rows of {keys} keys in {} calls, {} ms; a call µs p50 {} p99 {} max {}",
+                calls.len(),
+                total.as_millis(),
+                at(0.5),
+                at(0.99),
+                at(1.0)
+            );
         }
     }
 }

@@ -162,8 +162,11 @@ impl ViewHandle {
             let mut indices: Vec<u32> = Vec::with_capacity(weights.len());
             for (row, weight) in weights.iter().enumerate() {
                 let Ok(times) = usize::try_from(*weight) else {
-                    let message = format!("materialized view `{}` has a row {weight} times: {}", self.name(), render_row(&rows, row));
-                    return Err(Diagnostic::new(Code::NegativeWeight, message).hint("the input took back a row that was never there"));
+                    let message =
+                        format!("materialized view `{}` has a row {weight} times: {}", self.name(), render_row(&rows, row));
+                    return Err(
+                        Diagnostic::new(Code::NegativeWeight, message).hint("the input took back a row that was never there")
+                    );
                 };
                 rows_all = rows_all.saturating_add(times);
                 if rows_all > SNAPSHOT_ROWS_MAX {
