@@ -45,7 +45,11 @@ impl ResultTable {
     /// The table and the number of its rows. On a terminal, long cells are cut.
     pub fn render(&self, is_terminal: bool) -> Result<String> {
         let failed = |error| Diagnostic::new(Code::Internal, format!("a value can't be shown: {error}"));
-        let options = FormatOptions::new().with_null("NULL").with_display_error(true);
+        let options = FormatOptions::new()
+            .with_null("NULL")
+            .with_display_error(true)
+            .with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"))
+            .with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f%:z"));
         let schema = self.rows.schema();
         let formatters: Vec<_> = self
             .rows
@@ -85,4 +89,35 @@ fn sorted(rows: &RecordBatch) -> Vec<usize> {
         order.sort_by(|a, b| encoded.row(*a).cmp(&encoded.row(*b)));
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
+
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted_repeated_and_aligned() {
+        let rows = RecordBatch::try_from_iter_with_nullable([
+            ("at", Arc::new(TimestampMicrosecondArray::from(vec![1_500_000, 0, 0])) as ArrayRef, true),
+            ("k", Arc::new(StringArray::from(vec![Some("b"), None, Some("a")])) as ArrayRef, true),
+            ("n", Arc::new(Int64Array::from(vec![10, 5, 7])) as ArrayRef, true),
+        ])
+        .unwrap();
+        let order = sorted(&rows);
+        assert_eq!(order, [2, 1, 0], "NULL behind every text");
+        let table = ResultTable { rows, order: vec![2, 1, 0, 0] };
+        insta::assert_snapshot!(table.render(false).unwrap(), @r"
+         at                      | k    |  n
+        -------------------------+------+----
+         1970-01-01 00:00:00     | a    |  7
+         1970-01-01 00:00:00     | NULL |  5
+         1970-01-01 00:00:01.500 | b    | 10
+        (4 rows)
+        ");
+    }
 }

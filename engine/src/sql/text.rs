@@ -123,7 +123,7 @@ fn unbound(name: &str, variables: &BTreeMap<String, String>) -> Diagnostic {
     let error = Diagnostic::new(Code::UnboundVariable, format!("the variable ${{{name}}} has no value"));
     match closest(name, variables.keys().map(String::as_str)) {
         Some(near) => error.hint(format!("did you mean ${{{near}}}?")),
-        None => error.hint(format!("give it one with -D {name}=VALUE, or in the manifest's variables")),
+        None => error.hint(format!("give it one with -D {name}=VALUE")),
     }
 }
 
