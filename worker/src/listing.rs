@@ -115,7 +115,7 @@ fn all_functions() -> Vec<Listed> {
         name: f.name,
         signature: f.signature,
         aliases: f.aliases,
-        doc: f.doc,
+        doc: without_links(&f.doc),
     });
     let aggregate = AggregateFunction::NAMES.iter().map(|(function, names)| Listed {
         family: "aggregate".to_owned(),
@@ -128,6 +128,19 @@ fn all_functions() -> Vec<Listed> {
     let mut all: Vec<_> = scalar.chain(aggregate).collect();
     all.sort_by(|a, b| (&a.family, &a.name).cmp(&(&b.family, &b.name)));
     all
+}
+
+/// `[text](page)` as `text`: the pages are another project's.
+fn without_links(doc: &str) -> String {
+    let mut out = String::new();
+    let mut rest = doc;
+    while let Some((before, link)) = rest.split_once("](") {
+        let (Some(open), Some(close)) = (before.rfind('['), link.find(')')) else { break };
+        out += &before[..open];
+        out += &before[open + 1..];
+        rest = &link[close + 1..];
+    }
+    out + rest
 }
 
 /// All functions.
@@ -280,6 +293,12 @@ mod tests {
                 assert!(one.contains(&format!("'{}'", option.key)) && markdown.contains(option.key), "{}", option.key);
             }
         }
+    }
+
+    #[test]
+    fn links_to_other_projects_become_text() {
+        assert_eq!(without_links("As [there](a.md#b), or [1] (x)."), "As there, or [1] (x).");
+        assert_eq!(without_links("a](b"), "a](b");
     }
 
     #[test]

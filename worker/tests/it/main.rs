@@ -176,7 +176,7 @@ fn lists_and_plans_go_to_stdout() {
 #[test]
 fn a_signal_drains_an_endless_job() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tiderace"))
-        .args(["run", "-", "--log", "json"])
+        .args(["run", "-", "--changes", "--log", "json"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
