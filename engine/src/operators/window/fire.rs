@@ -248,6 +248,10 @@ impl WindowAggregate {
                 Ok((cost, None))
             }
             Action::Merge { from, into, cursor, drops } => {
+                if self.aggregates.needs_forget() {
+                    // Merging may replace values that slots on the list still refer to.
+                    self.flush(cx, out)?;
+                }
                 let next = self.merge(from, into, cursor, rows_max, cx.shard);
                 let cost = self.firing.records.len();
                 if drops && self.aggregates.needs_forget() {
