@@ -44,8 +44,8 @@ fn main() {
     let rounds: usize = value("--rounds").and_then(|v| v.parse().ok()).unwrap_or(3);
     let chosen: Vec<&str> = args.iter().map(String::as_str).filter(|a| a.starts_with('q')).collect();
     println!(
-        "{:<5} {:<9} {:>5} {:>11} {:>12} {:>12} {:>9} {:>8} {:>9} {:>10}  {}",
-        "query", "rows", "cores", "events", "M ev/s/core", "(least)", "ns CPU/ev", "x Flink", "peak MiB", "result rows", "digest"
+        "{:<5} {:<9} {:>5} {:>11} {:>12} {:>12} {:>9} {:>8} {:>9} {:>10}  digest",
+        "query", "rows", "cores", "events", "M ev/s/core", "(least)", "ns CPU/ev", "x Flink", "peak MiB", "result rows"
     );
     for (query, flink) in FLINK {
         if !chosen.is_empty() && !chosen.contains(query) {

@@ -47,13 +47,13 @@ pub(super) const FUNCTIONS: &[Function] = &[
 
 fn count_char(call: &Call<'_>) -> Result<ArrayRef> {
     let (text, wanted) = (call.text(0)?, call.text(1)?);
-    if let (Text::Column(column), Text::Constant(Some(wanted))) = (text, wanted) {
-        if let [byte] = wanted.as_bytes() {
-            // NULL slots hold views of nothing, and their counts are masked.
-            let counts: Vec<i64> = column.bytes_iter().map(|text| memchr::memchr_iter(*byte, text).count() as i64).collect();
-            let nulls = arrow::array::Array::nulls(column).cloned();
-            return Ok(Arc::new(Int64Array::new(counts.into(), nulls)));
-        }
+    if let (Text::Column(column), Text::Constant(Some(wanted))) = (text, wanted)
+        && let [byte] = wanted.as_bytes()
+    {
+        // NULL slots hold views of nothing, and their counts are masked.
+        let counts: Vec<i64> = column.bytes_iter().map(|text| memchr::memchr_iter(*byte, text).count() as i64).collect();
+        let nulls = arrow::array::Array::nulls(column).cloned();
+        return Ok(Arc::new(Int64Array::new(counts.into(), nulls)));
     }
     let mut out = Int64Builder::with_capacity(call.rows);
     for row in 0..call.rows {

@@ -21,11 +21,11 @@ use crate::error::{Code, Diagnostic, Result};
 /// Rewrites the SELECTs of `query` itself; its subqueries are done by then.
 pub(super) fn rewrite(query: &mut Query) -> Result<()> {
     let found = set_expr(&mut query.body)?;
-    if let (Some(call), Some(order_by)) = (found, &mut query.order_by) {
-        if let OrderByKind::Expressions(exprs) = &mut order_by.kind {
-            for one in exprs {
-                replace(&mut one.expr, Some(&call))?;
-            }
+    if let (Some(call), Some(order_by)) = (found, &mut query.order_by)
+        && let OrderByKind::Expressions(exprs) = &mut order_by.kind
+    {
+        for one in exprs {
+            replace(&mut one.expr, Some(&call))?;
         }
     }
     Ok(())
@@ -277,11 +277,11 @@ impl VisitorMut for Replacer<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if self.depth == 0 {
-            if let Err(error) = self.expr(expr) {
-                self.error = Some(error);
-                return ControlFlow::Break(());
-            }
+        if self.depth == 0
+            && let Err(error) = self.expr(expr)
+        {
+            self.error = Some(error);
+            return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     }

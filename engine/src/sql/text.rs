@@ -72,20 +72,21 @@ pub(super) fn substitute(text: &str, variables: &BTreeMap<String, String>) -> (S
         let rest = &text[at..];
         let mut step = ch.len_utf8();
         let is_comment = matches!(within, Within::LineComment | Within::BlockComment(_));
-        if !is_comment && rest.starts_with("${") {
-            if let Some(name) = variable_name(rest) {
-                let end = at + name.len() + 3;
-                let span = Span { start: at, end };
-                copy(&mut out, &mut pieces, copied, at);
-                pieces.push(Piece { start: out.len(), original: span, is_variable: true });
-                match variables.get(name) {
-                    Some(value) => out.push_str(value),
-                    None => errors.push(unbound(name, variables).at(span)),
-                }
-                copied = end;
-                at = end;
-                continue;
+        if !is_comment
+            && rest.starts_with("${")
+            && let Some(name) = variable_name(rest)
+        {
+            let end = at + name.len() + 3;
+            let span = Span { start: at, end };
+            copy(&mut out, &mut pieces, copied, at);
+            pieces.push(Piece { start: out.len(), original: span, is_variable: true });
+            match variables.get(name) {
+                Some(value) => out.push_str(value),
+                None => errors.push(unbound(name, variables).at(span)),
             }
+            copied = end;
+            at = end;
+            continue;
         }
         within = match within {
             Within::Code if rest.starts_with("--") => Within::LineComment,

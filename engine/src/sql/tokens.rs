@@ -191,9 +191,7 @@ fn adapt(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             let zone = (position + 1 + length..).take(4);
             if zone.zip(["WITH", "LOCAL", "TIME", "ZONE"]).all(|(position, name)| is_word(at(position), name)) {
                 replaced.push((index, vec![word("TIMESTAMPTZ", Keyword::TIMESTAMPTZ)]));
-                for position in position + 1 + length..position + 5 + length {
-                    replaced.push((code[position], vec![]));
-                }
+                replaced.extend(code[position + 1 + length..position + 5 + length].iter().map(|word| (*word, vec![])));
                 skip_to = position + 1;
             }
         } else if is_word(token, "TIMESTAMP_LTZ") && matches!(at(position + 1), Token::SingleQuotedString(_)) {

@@ -248,11 +248,12 @@ fn canonical(column: &ArrayRef) -> ArrayRef {
 
 /// Numbers with a fraction are compared to 9 digits: an average is a DECIMAL with us and a DOUBLE in the oracle.
 fn number(text: &str, kind: &DataType) -> String {
-    if matches!(kind, DataType::Float64 | DataType::Float32 | DataType::Decimal128(..)) && text != "NULL" {
-        if let Ok(value) = text.parse::<f64>() {
-            let rounded = format!("{value:.8e}");
-            return rounded.parse::<f64>().map_or(rounded.clone(), |v| format!("{v}"));
-        }
+    if matches!(kind, DataType::Float64 | DataType::Float32 | DataType::Decimal128(..))
+        && text != "NULL"
+        && let Ok(value) = text.parse::<f64>()
+    {
+        let rounded = format!("{value:.8e}");
+        return rounded.parse::<f64>().map_or(rounded.clone(), |v| format!("{v}"));
     }
     text.to_owned()
 }

@@ -187,6 +187,7 @@ impl Log {
     }
 
     #[inline(always)]
+    #[expect(clippy::wrong_self_convention, reason = "the bytes from an address on, not a conversion")]
     fn from_mut(&mut self, address: u64) -> &mut [u8] {
         let (page, offset) = self.split(address);
         &mut self.page_mut(page).buffer.bytes_mut()[offset..]

@@ -32,7 +32,7 @@ fn change(shard: &mut Shard, model: &mut Model, random: &mut Random) {
         let key: Vec<u8> = (0..random.below(3)).map(|_| random.below(6) as u8).collect();
         let value: Vec<u8> = (0..random.below(30)).map(|_| random.next() as u8).collect();
         let removes = random.below(4) == 0;
-        match (table % 2 == 0, removes) {
+        match (table.is_multiple_of(2), removes) {
             (true, true) => drop(shard.point(TableId(table), 8).remove(hash(&key), &key)),
             (true, false) => drop(shard.point(TableId(table), 8).put(hash(&key), &key, &value)),
             (false, true) => drop(shard.ordered(TableId(table)).remove(&key)),

@@ -58,7 +58,6 @@ impl MemoryFeed {
     }
 
     /// Hands rows to the job; never waits.
-    #[expect(clippy::result_large_err, reason = "a batch that was not taken is given back")]
     pub fn push(&self, batch: DeltaBatch) -> std::result::Result<(), PushError> {
         let takes_back = matches!(&batch.weights, Weights::Signed(weights) if weights.iter().any(|w| *w < 0));
         if batch.rows.schema_ref().fields() != self.schema.fields() || self.append_only && takes_back {

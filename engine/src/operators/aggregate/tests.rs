@@ -735,7 +735,7 @@ fn removed_groups_leave_nothing_behind() {
 
 #[test]
 fn different_values_of_forgotten_groups_are_swept() {
-    let cases = vec![case(AggregateFunction::Count, &[I], |_| String::new()).distinct()];
+    let cases = [case(AggregateFunction::Count, &[I], |_| String::new()).distinct()];
     let calls: Vec<AggregateCall> = cases.iter().map(|c| c.call.clone()).collect();
     let mut tables = TableIds::of(NodeId(0), CoreId(0));
     let groups = tables.next();

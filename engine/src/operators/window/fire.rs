@@ -330,7 +330,9 @@ impl WindowAggregate {
         records.clear();
         let source = shard.point(from, width);
         let next = source.scan(cursor, rows_max, records);
-        (keys.bytes.clear(), keys.offsets.clear(), keys.hashes.clear());
+        keys.bytes.clear();
+        keys.offsets.clear();
+        keys.hashes.clear();
         for record in records.iter() {
             push_key(keys, source.key(*record), source.hash(*record));
         }

@@ -115,7 +115,7 @@ fn run(flow: &Flow, cores: usize, seed: u64) -> Result<Vec<ZSet>, String> {
         build.sink(&format!("sink {i}"), *id, &sink, ChangelogMode::Retract, vec![]);
         sinks.push(sink);
     }
-    let edge_bytes_max = if seed % 2 == 0 { 4 << 20 } else { 2_000 };
+    let edge_bytes_max = if seed.is_multiple_of(2) { 4 << 20 } else { 2_000 };
     ended(&Job::start(build.graph, JobOptions { edge_bytes_max, ..seeded(cores, seed) })).map_err(|e| e.to_string())?;
     Ok(sinks.iter().map(Collect::state).collect())
 }
