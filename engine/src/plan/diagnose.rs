@@ -55,7 +55,8 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim().trim_end_matches('.').to_owned()
 }
 
-fn schema(error: &SchemaError) -> Diagnostic {
+/// A name that means nothing, or too much, in the user's words.
+pub(super) fn schema(error: &SchemaError) -> Diagnostic {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::common::{Column, DataFusionError, SchemaError};
-use sqlparser::ast::{Expr, Ident, Visit, VisitMut, visit_expressions_mut};
+use sqlparser::ast::{Expr, Ident, Visit, VisitMut, visit_expressions, visit_expressions_mut};
 
-use super::diagnose::external;
+use super::diagnose::{external, schema};
 use crate::error::{Code, Diagnostic};
+use crate::sql;
 
 /// The most spellings that are mended in one query.
 const MENDED_MAX: usize = 500;
@@ -26,12 +27,36 @@ pub(super) fn with_spelling<A: Visit + VisitMut, T>(
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let Some((wrong, right)) = correction(&error)? else { return Err(error) };
+        let Some((wrong, right)) = correction(&error)? else { return Err(located(ast, error)) };
         if !respell(ast, &wrong, &right) {
-            return Err(error);
+            return Err(located(ast, error));
         }
     }
     attempt(ast)
+}
+
+/// An error about a name that was not found, with the place where it stands.
+fn located<A: Visit>(ast: &A, error: DataFusionError) -> DataFusionError {
+    let Some(found @ SchemaError::FieldNotFound { field, .. }) = schema_error(&error) else { return error };
+    let mut place = None;
+    let _: ControlFlow<()> = visit_expressions(ast, |expr: &Expr| {
+        let ident = match expr {
+            Expr::Identifier(ident) => Some(ident),
+            Expr::CompoundIdentifier(idents) => idents.last(),
+            _ => None,
+        };
+        match ident.filter(|ident| ident.value == field.name) {
+            Some(ident) => {
+                place = sql::span_of(ident.span);
+                ControlFlow::Break(())
+            }
+            None => ControlFlow::Continue(()),
+        }
+    });
+    match place {
+        Some(place) => external(schema(found).at(place)),
+        None => error,
+    }
 }
 
 /// Which name was not found, as its parts, and the parts that it should have.
