@@ -332,7 +332,8 @@ fn connector_names() -> String {
 /// An error of a connector, with the table's name and place.
 pub(super) fn in_table(error: Diagnostic, name: &str, span: crate::error::Span) -> Diagnostic {
     let place = error.span.unwrap_or(span);
-    let message = format!("table `{name}`: {}", error.message);
+    let known = format!("table `{name}`: ");
+    let message = if error.message.starts_with(&known) { error.message } else { known + &error.message };
     Diagnostic { message, ..error }.at(place)
 }
 

@@ -16,7 +16,7 @@ use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tiderace_engine::batch::{DeltaBatch, Weights};
-use tiderace_engine::connect::memory::MemoryInput;
+use tiderace_engine::connect::memory::{MemoryInput, Registration};
 use tiderace_engine::connect::parse_duration;
 use tiderace_engine::ids::CoreId;
 use tiderace_engine::plan::{PlanOptions, plan};
@@ -256,6 +256,13 @@ fn number(text: &str, kind: &DataType) -> String {
         return rounded.parse::<f64>().map_or(rounded.clone(), |v| format!("{v}"));
     }
     text.to_owned()
+}
+
+/// The CREATE TABLE of a table without rows under a name of its own, and what keeps that name.
+pub fn empty(table: &Table, name: &str) -> (String, Registration) {
+    let name = format!("{name}-{}", table.name);
+    let registration = MemoryInput::new(table.rows.schema(), Vec::new()).unwrap().register(&name).unwrap();
+    (table.ddl().replace(&format!("'name' = '{}'", table.name), &format!("'name' = '{name}'")), registration)
 }
 
 /// Runs `sql` (one query, perhaps with EMIT) over `inputs` and gives the net rows.

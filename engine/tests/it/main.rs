@@ -3,5 +3,6 @@
 
 mod data;
 mod golden;
+mod late;
 mod runtime;
 mod slt;

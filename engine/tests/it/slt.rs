@@ -27,7 +27,7 @@ use datafusion::prelude::SessionContext;
 use tiderace_engine::error::Code;
 use tiderace_engine::plan::{PlanOptions, plan};
 
-use crate::data::{Rng, Table, cut, net_rows, run};
+use crate::data::{Rng, Table, cut, empty, net_rows, run};
 
 /// One case of a file.
 #[derive(Debug)]
@@ -173,7 +173,9 @@ fn streams_end_with_the_rows_of_the_batch() {
                     }
                 }
                 Case::Error { code, sql, line } => {
-                    let text = format!("{}\n{sql}", file.tables.iter().map(Table::ddl).collect::<Vec<_>>().join("\n"));
+                    let named: Vec<_> = file.tables.iter().map(|t| empty(t, &format!("refused-{}-{line}", file.name))).collect();
+                    let ddl: Vec<&str> = named.iter().map(|(ddl, _)| ddl.as_str()).collect();
+                    let text = format!("{}\n{sql}", ddl.join("\n"));
                     match plan(&text, &PlanOptions::default()) {
                         Ok(_) => failures.push(format!("{}.slt:{line}: planned, but {code} was expected:\n{sql}", file.name)),
                         Err(errors) => {
