@@ -22,7 +22,7 @@ use crate::connect::values::ValuesSource;
 use crate::error::{Code, Diagnostic, Result, Span};
 use crate::ids::NodeId;
 use crate::operators::aggregate::{AggregateCall, AggregateFunction};
-use crate::operators::chain::ChainOperator;
+use crate::operators::chain::{ChainOperator, FusedChain, Step};
 use crate::operators::unnest::Unnest;
 use crate::operators::{Operator, PORT_MAIN, PORT_REJECTED, RowPolicy};
 use crate::runtime::graph::{Graph, Input, NodeSpec, OperatorFactory, Role, Route, SourceSpec};
@@ -343,11 +343,11 @@ impl<'t> Builder<'t> {
     }
 
     fn union(&mut self, inputs: Vec<Stream>, schema: &DFSchemaRef) -> Result<Stream> {
-        let mut edges = Vec::new();
         let mut kind = ChangeKind::Append;
         let mut has_watermark = true;
         let mut roles: Option<Vec<TimeRole>> = None;
         let mut nullable = vec![false; schema.fields().len()];
+        let mut branches = Vec::new();
         for input in inputs {
             let placed = self.materialize(input)?;
             kind = kind.and(placed.kind);
@@ -359,15 +359,38 @@ impl<'t> Builder<'t> {
                 None => placed.roles.clone(),
                 Some(all) => all.iter().zip(&placed.roles).map(|(a, b)| if a == b { *a } else { TimeRole::None }).collect(),
             });
-            edges.push(Input { from: placed.node, port: placed.port, route: Route::Local });
+            branches.push(placed);
         }
         let fields: Vec<Field> =
             schema.fields().iter().zip(nullable).map(|(f, n)| f.as_ref().clone().with_nullable(n || f.is_nullable())).collect();
         let arrow: SchemaRef = Arc::new(Schema::new(fields));
+        let mut edges = Vec::new();
+        for branch in branches {
+            let from = self.relabelled(branch, &arrow)?;
+            edges.push(Input { from: from.node, port: from.port, route: Route::Local });
+        }
         let info = NodeInfo::new("Union").kind(kind).detail(format!("{} inputs", edges.len()));
         let node = self.add("Union", Role::Union, edges, arrow.clone(), info);
         let base = with_types(schema, &arrow).map_err(|e| self.refuse(&e))?;
         Ok(Stream::behind(node, base, roles.unwrap_or_default(), kind, has_watermark))
+    }
+
+    /// The same columns as batches of exactly this schema: a branch without NULLs must not look NOT NULL beside one with them.
+    fn relabelled(&mut self, branch: Stream, schema: &SchemaRef) -> Result<Stream> {
+        if self.graph.nodes[branch.node.0 as usize].schema == *schema {
+            return Ok(branch);
+        }
+        let exprs = (0..schema.fields().len())
+            .map(|at| compile::physical(&column_at(&branch.base, at), &branch.base))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| self.refuse(&e))?;
+        let input: SchemaRef = Arc::new(branch.base.as_arrow().clone());
+        let chain = FusedChain::new(&input, vec![Step::Project { exprs, schema: schema.clone() }], false);
+        let factory: OperatorFactory = Arc::new(move |_| Ok(Box::new(ChainOperator::new(chain.clone())) as Box<dyn Operator>));
+        let edge = Input { from: branch.node, port: branch.port, route: Route::Local };
+        let info = NodeInfo::new("Chain").kind(branch.kind).detail("the columns of the union");
+        let node = self.operator("Chain", factory, vec![edge], schema.clone(), info);
+        Ok(Stream { node, port: PORT_MAIN, ..branch })
     }
 
     fn window(&mut self, node: &WindowTvf) -> Result<Stream> {

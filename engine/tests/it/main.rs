@@ -4,5 +4,6 @@
 mod data;
 mod golden;
 mod late;
+mod random;
 mod runtime;
 mod slt;

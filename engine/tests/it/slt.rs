@@ -91,7 +91,7 @@ fn parse(path: &Path) -> File {
 }
 
 /// The final rows by DataFusion as a batch.
-fn batch_rows(tables: &[Table], sql: &str) -> Result<BTreeMap<String, i64>, String> {
+pub fn batch_rows(tables: &[Table], sql: &str) -> Result<BTreeMap<String, i64>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let mut config = datafusion::prelude::SessionConfig::new().with_target_partitions(1);
