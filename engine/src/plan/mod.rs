@@ -12,6 +12,7 @@ mod compile;
 mod diagnose;
 mod emission;
 mod explain;
+mod field_names;
 mod group;
 mod names;
 mod not_null;

@@ -12,6 +12,7 @@ use super::build::Builder;
 use super::diagnose::diagnose;
 use super::emission::Emission;
 use super::explain::{NodeInfo, render};
+use super::field_names::name_fields;
 use super::names::with_spelling;
 use super::optimizer::optimize;
 use super::session::{Leaf, LeafKind, Relation, Session};
@@ -170,6 +171,7 @@ impl Planner<'_> {
     /// A query as an optimized plan.
     fn plan_query(&self, query: &Query, span: Span) -> Result<LogicalPlan> {
         let mut ast = query.clone();
+        name_fields(&mut ast);
         let plan = with_spelling(&mut ast, |ast| {
             let statement = sqlparser::ast::Statement::Query(Box::new(ast.clone()));
             let plan = SqlToRel::new(&self.session).sql_statement_to_plan(statement)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use flate2::read::MultiGzDecoder;
+use tiderace_engine::connect::blackhole::{self, Total};
 use tiderace_engine::connect::memory::MemoryOutput;
 use tiderace_engine::plan::{PlanOptions, plan};
 use tiderace_engine::runtime::{Job, JobOptions};
@@ -98,6 +99,47 @@ fn queries_answer_as_flink_does() {
                 got.len(),
                 expected.len()
             );
+        }
+    }
+}
+
+/// The published script of a query, whole, over generated events; what its sink has taken in the end.
+fn generated(query: &str, cores: usize, project: bool) -> Total {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/nexmark");
+    let parts = ["ddl_gen.sql".to_owned(), "ddl_views.sql".to_owned(), format!("{query}.sql")];
+    let text: String = parts.iter().map(|part| std::fs::read_to_string(folder.join(part)).unwrap() + "\n").collect();
+    // Totals are kept by table name, and tests run side by side.
+    let table = format!("nexmark_{query}_{cores}_{project}");
+    let text = text
+        .replace(&format!("nexmark_{query}"), &table)
+        .replace("'connector' = 'blackhole'", "'connector' = 'blackhole', 'digest' = 'true'");
+    let mut options = PlanOptions { cores, ..PlanOptions::default() };
+    for (name, value) in [
+        ("TPS", "100000"),
+        ("EVENTS_NUM", "20000"),
+        ("PERSON_PROPORTION", "1"),
+        ("AUCTION_PROPORTION", "3"),
+        ("BID_PROPORTION", "46"),
+        ("NEXMARK_TABLE", "datagen"),
+    ] {
+        options.variables.insert(name.into(), value.into());
+    }
+    options.config.insert("source.project".into(), project.to_string());
+    let job = plan(&text, &options).unwrap_or_else(|e| panic!("{query}: {e}"));
+    Job::start(job.graph.clone(), JobOptions { cores, pin: false, interval_ms: 5, ..JobOptions::default() })
+        .wait()
+        .unwrap_or_else(|e| panic!("{query}: {e}"));
+    blackhole::total(&table).unwrap()
+}
+
+#[test]
+fn generated_events_give_the_same_rows_at_any_core_count_and_projection() {
+    for query in ["q0", "q1", "q2", "q14", "q15", "q16", "q17", "q21", "q22"] {
+        let one = generated(query, 1, true);
+        assert!(one.rows > 0, "{query}");
+        for (cores, project) in [(1, false), (3, true)] {
+            let other = generated(query, cores, project);
+            assert_eq!((one.rows, one.digest), (other.rows, other.digest), "{query} at {cores} cores, project {project}");
         }
     }
 }
