@@ -33,7 +33,7 @@ test: setup ## All that CI asks: format, lints, tests, documentation, generated 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked --quiet
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked
 	@echo "make test: all is well"
 
 update: ## Write the generated files anew (CRD, reference pages)
@@ -43,7 +43,7 @@ bench: setup ## Nexmark: events per second and core, CPU per event, memory, dige
 	cargo bench --locked --bench nexmark -- $(BENCH)
 
 doc: setup ## Build the book (with mdbook, if it is there) and the API documentation
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked
 	@if command -v mdbook >/dev/null; then mdbook build docs --dest-dir $(CACHE)/book && echo "book: $(CACHE)/book/index.html"; \
 	else echo "the book needs mdbook (cargo install mdbook); its pages are plain Markdown, from docs/SUMMARY.md on"; fi
 	@echo "API: $(CARGO_TARGET_DIR)/doc/tiderace_engine/index.html"

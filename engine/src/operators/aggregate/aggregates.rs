@@ -231,7 +231,7 @@ impl Aggregates {
         })
     }
 
-    /// Whether parts of a group can be merged: what [`merge`](Self::merge) and a two-phase aggregation need.
+    /// Whether parts of a group can be merged: what [`merge_slots`](Self::merge_slots) and a two-phase aggregation need.
     #[must_use]
     pub fn can_merge(&self) -> bool {
         self.states.iter().all(|s| s.kind.merges())
