@@ -19,6 +19,7 @@ const SUMMARY: &str = "\
   - [Reference](reference/connectors.md)
 - [Command line](guide/command-line.md)
 - [Design records](design/README.md)
+- [Bench: Nexmark, 2026-11-21](bench/2026-11-21.md)
 - [Errors](reference/errors.md)
 ";
 
