@@ -361,7 +361,7 @@ impl Planner<'_> {
         }
         // Every option must have been asked for by now; of tables that nobody reads or writes, too.
         for (name, planned) in &self.tables {
-            if self.is_used(name, outputs, &builder) {
+            if self.is_used(name, outputs, &builder) || sinks.contains_key(name) {
                 let known = option_keys(&planned.def.options);
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 if let Err(unknown) = planned.def.options.finish(&known) {

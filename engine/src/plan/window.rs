@@ -49,8 +49,7 @@ fn bound_of(input: &Stream, expr: &Expr) -> Option<(WindowId, Bound)> {
 pub(super) fn group_window(builder: &Builder<'_>, input: &Stream, keys: &[Expr]) -> Result<Option<GroupWindow>> {
     let found: Vec<Option<(WindowId, Bound)>> = keys.iter().map(|key| bound_of(input, key)).collect();
     let Some((id, _)) = found.iter().flatten().next().copied() else {
-        if let Some(window) = &input.window {
-            let _ = window;
+        if input.window.is_some() {
             return Err(Diagnostic::new(
                 Code::InvalidWindow,
                 "the query reads a window function but does not group by its window",

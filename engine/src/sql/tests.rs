@@ -373,7 +373,7 @@ fn statements_around_queries() {
 
 #[test]
 fn published_nexmark_sql_parses_unchanged() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nexmark");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/nexmark");
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let names = [
         "TPS",

@@ -158,3 +158,14 @@ fn after_watermark_holds_rows_until_they_are_passed() {
     // In order of release: 30 is passed by the end of the input only.
     assert_eq!(held.last().unwrap().1, "30s 1");
 }
+
+#[test]
+fn an_option_of_the_late_sink_that_does_not_exist_is_refused() {
+    let sql = "CREATE TABLE t (k BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'datagen', 'number-of-rows' = '1');
+               CREATE TABLE out (w TIMESTAMP(3), n BIGINT) WITH ('connector' = 'blackhole');
+               CREATE TABLE late (k BIGINT) WITH ('connector' = 'blackhole', 'digset' = 'true');
+               INSERT INTO out SELECT window_start, count(*) FROM TUMBLE(t, ts, INTERVAL '10' SECOND) GROUP BY window_start, window_end
+                 LATE DATA TO late;";
+    let errors = plan(sql, &PlanOptions::default()).unwrap_err();
+    assert_eq!(errors.0.iter().map(|e| e.code.to_string()).collect::<Vec<_>>(), ["TR-3002"], "{errors}");
+}
