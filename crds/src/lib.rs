@@ -9,6 +9,7 @@
 //! cluster. A field that has no effect yet is not in the schema, and so an error. This crate runs nothing and knows no SQL.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod definition;
 mod document;
 mod manifest;

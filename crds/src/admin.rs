@@ -1,0 +1,180 @@
+//! What a worker's admin API says and takes: the wire types that `tiderace serve` answers with and the operator reads.
+//!
+//! JSON over HTTPS with the job's own CA on both sides ([`ADMIN_PORT`]); probes and metrics go in plain text on [`HEALTH_PORT`], as neither the
+//! kubelet nor Prometheus has a certificate of the job's. Fields are only ever added; a reader ignores those that it doesn't know.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Port of the admin API, mTLS.
+pub const ADMIN_PORT: u16 = 8443;
+/// Port of `/livez`, `/readyz`, `/startupz` and `/metrics`, plain HTTP.
+pub const HEALTH_PORT: u16 = 8080;
+
+/// Folder in the pod with the manifest: `job.yaml`, and `job.sql` with the statements where the manifest takes them from a ConfigMap.
+pub const JOB_DIRECTORY: &str = "/etc/tiderace/job";
+/// Folder in the pod with `ca.crt`, `tls.crt` and `tls.key`, read anew when they change.
+pub const TLS_DIRECTORY: &str = "/etc/tiderace/tls";
+/// Folder in the pod with one file for each name of `spec.sql.secretRefs`.
+pub const SECRETS_DIRECTORY: &str = "/etc/tiderace/secrets";
+/// The worker's working directory: its volume, or an emptyDir.
+pub const WORK_DIRECTORY: &str = "/var/lib/tiderace";
+
+/// Environment variable with the deploy epoch of the pod: it grows with every start that the operator orders, and a worker refuses calls of another epoch.
+pub const EPOCH_VARIABLE: &str = "TIDERACE_DEPLOY_EPOCH";
+
+/// `GET /v1/version`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionReply {
+    /// Version of the engine, `0.1.0`.
+    pub version: String,
+    /// Commit it was built from, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
+/// What a worker is doing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WorkerState {
+    /// Reading the manifest and planning.
+    Starting,
+    /// Rows flow.
+    Running,
+    /// Asked to stop; rows that were taken in go to the sinks.
+    Draining,
+    /// Stopped as asked: everything taken in is at the sinks.
+    Stopped,
+    /// A bounded job came to its end. The process stays until its pod is taken away, and doesn't run the job again after a restart in the same pod.
+    Finished,
+    /// The job failed. The process writes the cause to the termination log and exits with 3 after its last status was readable.
+    Failed,
+}
+
+/// `GET /v1/status`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReply {
+    /// `metadata.name` of the job.
+    pub job: String,
+    /// Deploy epoch the worker was started with.
+    pub epoch: u64,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// SHA-256 of the plan (`sha256:…`), once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_hash: Option<String>,
+    /// Pinned cores.
+    pub cores: u32,
+    /// Rows taken in since the start.
+    pub rows_in: u64,
+    /// Rows given to sinks since the start.
+    pub rows_out: u64,
+    /// Rows dropped since the start, for whatever cause (`/metrics` splits them).
+    pub rows_dropped: u64,
+    /// Bytes of state in memory.
+    pub state_bytes: u64,
+    /// Bound of the state in memory.
+    pub state_budget_bytes: u64,
+    /// How long ago the newest row was read against its event time, milliseconds; of the source that is furthest behind. Absent where no source has event time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<i64>,
+    /// Lowest watermark over the sources, microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_us: Option<i64>,
+    /// Unix milliseconds of the process's start.
+    pub started_ms: i64,
+    /// Why it failed, when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+/// One error, as `tiderace check` shows it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// `TR-nnnn`.
+    pub code: String,
+    /// One sentence that names the object.
+    pub message: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Line in the SQL, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Column in that line, in characters, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
+}
+
+/// `POST /v1/plan:check`: plan a job that is not run. The planner mode of the image answers this alone.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanCheckRequest {
+    /// The whole manifest as JSON (`apiVersion`, `kind`, `metadata`, `spec`), with the statements inline.
+    pub job: serde_json::Value,
+}
+
+/// What came of a plan check.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanCheckReply {
+    /// Whether the job can be run.
+    pub valid: bool,
+    /// SHA-256 of the plan, when it is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_hash: Option<String>,
+    /// Version of the engine that planned.
+    pub engine_version: String,
+    /// All that is wrong, in the order of the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Problem>,
+    /// What should be looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
+}
+
+/// How to stop.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Bring all that was taken in to the sinks, then stop.
+    Drain,
+    /// Stop at once.
+    Cancel,
+}
+
+/// `POST /v1/stop`: idempotent by `operationId`; answers 202 at once, the state in [`StatusReply`] tells when it is done.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StopRequest {
+    /// `status.operation.id` of the order.
+    pub operation_id: String,
+    /// Deploy epoch that the caller means; another one is refused with 409.
+    pub epoch: u64,
+    /// How.
+    pub mode: StopMode,
+}
+
+/// `GET /v1/exceptions`: the last errors and bad rows, newest last, at most [`EXCEPTIONS_MAX`].
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExceptionsReply {
+    /// The errors.
+    pub exceptions: Vec<Exception>,
+}
+
+/// How many exceptions a worker keeps.
+pub const EXCEPTIONS_MAX: usize = 100;
+
+/// One error or bad row.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Exception {
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    /// What it was.
+    pub problem: Problem,
+    /// How often it came in a row.
+    pub count: u64,
+}
