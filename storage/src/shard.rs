@@ -1,5 +1,6 @@
 //! One core's state: tables behind small integer ids, counted against one budget.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,7 +29,12 @@ pub struct Shard {
     point: HashMap<TableId, PointTable>,
     ordered: HashMap<TableId, OrderedTable>,
     used_bytes: Arc<AtomicUsize>,
+    /// Dropped tables whose memory is given back piece by piece.
+    retired: VecDeque<PointTable>,
 }
+
+/// A dropped table that holds more than this is freed by [`Shard::reclaim`], a smaller one at once: some ten microseconds of work.
+const FREED_AT_ONCE_BYTES: usize = 1 << 20;
 
 impl Shard {
     /// An empty shard in memory.
@@ -43,7 +49,7 @@ impl Shard {
         assert!((9..=24).contains(&layout.page_bits) && layout.tag_bits <= 24, "{layout:?}");
         assert!(layout.index_bits <= 15 && (layout.index_bits..=20).contains(&layout.segment_bits), "{layout:?}");
         assert!((6..=16).contains(&layout.block_bits) && layout.chunk_blocks >= 4, "{layout:?}");
-        Self { options, layout, point: HashMap::new(), ordered: HashMap::new(), used_bytes: Arc::default() }
+        Self { options, layout, point: HashMap::new(), ordered: HashMap::new(), used_bytes: Arc::default(), retired: VecDeque::new() }
     }
 
     /// The budget it was made with.
@@ -84,9 +90,54 @@ impl Shard {
         tables
     }
 
-    /// Forgets a table and frees what it holds; nothing happens when there is none.
+    /// Forgets a table; nothing happens when there is none. A large point table's memory counts as used until [`reclaim`](Self::reclaim) has
+    /// freed it, so that no call takes long.
     pub fn drop_table(&mut self, id: TableId) {
-        self.point.remove(&id);
+        if let Some(table) = self.point.remove(&id)
+            && table.used_bytes() > FREED_AT_ONCE_BYTES
+        {
+            self.retired.push_back(table);
+        }
         self.ordered.remove(&id);
+    }
+
+    /// Frees up to `pages` pages (of 2 MiB by default) of dropped tables. Whether there are more.
+    pub fn reclaim(&mut self, pages: usize) -> bool {
+        for _ in 0..pages {
+            let Some(table) = self.retired.front_mut() else { return false };
+            if !table.dismantle_step() {
+                self.retired.pop_front();
+            }
+        }
+        !self.retired.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_large_table_that_is_dropped_is_freed_page_by_page() {
+        let mut shard = Shard::new(ShardOptions { budget_bytes: 1 << 30 });
+        let table = shard.point(TableId(1), 8);
+        for key in 0..300_000_u64 {
+            table.put(key.wrapping_mul(0x9e37_79b9_7f4a_7c15), &key.to_be_bytes(), &[1; 8]);
+        }
+        let held = shard.used_bytes();
+        assert!(held > 8 << 20, "{held}");
+        shard.drop_table(TableId(1));
+        assert_eq!(shard.used_bytes(), held, "nothing is freed at once");
+        assert!(shard.point(TableId(1), 8).is_empty(), "a table of the same number is a new one");
+        let mut calls = 0;
+        let mut before = shard.used_bytes();
+        while shard.reclaim(1) {
+            calls += 1;
+            assert!(before - shard.used_bytes() <= 4 << 20, "at most a page or a segment a call");
+            before = shard.used_bytes();
+        }
+        assert!(calls > 4, "{calls}");
+        assert!(shard.used_bytes() < 1 << 16, "{} bytes are left", shard.used_bytes());
     }
 }

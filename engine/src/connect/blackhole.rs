@@ -5,9 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow::datatypes::SchemaRef;
-use arrow::row::{RowConverter, SortField};
-use twox_hash::XxHash3_64;
 
+use super::row_digest::RowDigests;
 use super::{
     ChangelogMode, Changes, ConnectorSpec, CoreInit, OptionSpec, OptionType, Ring, RowKind, Sink, SinkRef, SinkWriter, TableSpec,
 };
@@ -64,8 +63,7 @@ pub struct Total {
     pub rows: i64,
     /// The sum of the digests of the rows inserted less those deleted, mod 2¹²⁸; 0 without the option `digest`.
     ///
-    /// A row's digest is xxh3-64 of its encoding with seed 0 (lower half) and seed 1 (upper half). It depends on the columns' types, not
-    /// on their names.
+    /// A row's digest is as `connect/row_digest.rs` says. It depends on the columns' values and order, not on their names.
     pub digest: u128,
 }
 
@@ -101,21 +99,20 @@ impl Sink for BlackholeSink {
     }
 
     fn open(&self, _init: CoreInit, schema: SchemaRef, _mode: ChangelogMode) -> Result<Box<dyn SinkWriter>> {
-        let converter = if self.digest && !schema.fields().is_empty() {
-            let fields = schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
+        let digests = if self.digest && !schema.fields().is_empty() {
             let refused = |e: arrow::error::ArrowError| {
                 Diagnostic::new(Code::UnsupportedSchema, format!("a blackhole has no digest for these columns: {e}"))
             };
-            Some(RowConverter::new(fields).map_err(refused)?)
+            Some(RowDigests::new(schema.fields().iter().map(|f| f.data_type())).map_err(refused)?)
         } else {
             None
         };
-        Ok(Box::new(BlackholeWriter { converter, own: Total::default(), total: self.total.clone() }))
+        Ok(Box::new(BlackholeWriter { digests, own: Total::default(), total: self.total.clone() }))
     }
 }
 
 struct BlackholeWriter {
-    converter: Option<RowConverter>,
+    digests: Option<RowDigests>,
     /// Since the last end of an epoch.
     own: Total,
     total: Arc<Mutex<Total>>,
@@ -137,15 +134,17 @@ impl SinkWriter for BlackholeWriter {
             None => count as i64,
             Some(kinds) => kinds.iter().map(|kind| sign(*kind)).sum(),
         };
-        let Some(converter) = &self.converter else { return Ok(()) };
+        let Some(digests) = &mut self.digests else { return Ok(()) };
         let rows =
-            converter.convert_columns(changes.rows.columns()).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
-        for (i, row) in rows.iter().enumerate() {
-            let bytes: &[u8] = row.as_ref();
-            let digest = u128::from(XxHash3_64::oneshot(bytes)) | u128::from(XxHash3_64::oneshot_with_seed(1, bytes)) << 64;
-            let positive = changes.kinds.as_ref().is_none_or(|kinds| sign(kinds[i]) > 0);
-            self.own.digest = if positive { self.own.digest.wrapping_add(digest) } else { self.own.digest.wrapping_sub(digest) };
-        }
+            digests.of(changes.rows.columns(), count).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
+        let wide = |lanes: &[u64; 2]| u128::from(lanes[0]) | u128::from(lanes[1]) << 64;
+        let sum = match &changes.kinds {
+            None => rows.iter().fold(0u128, |sum, lanes| sum.wrapping_add(wide(lanes))),
+            Some(kinds) => rows.iter().zip(kinds.iter()).fold(0u128, |sum, (lanes, kind)| {
+                if sign(*kind) > 0 { sum.wrapping_add(wide(lanes)) } else { sum.wrapping_sub(wide(lanes)) }
+            }),
+        };
+        self.own.digest = self.own.digest.wrapping_add(sum);
         Ok(())
     }
 

@@ -16,8 +16,9 @@ pub mod memory;
 pub mod nexmark;
 mod options;
 pub mod print;
-mod random;
+pub(crate) mod random;
 mod registry;
+mod row_digest;
 pub mod values;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_plan::PhysicalExpr;
 
+use super::sharing::share;
 use crate::operators::chain::{EPOCH_TIME_COLUMN, FusedChain, Step, WATERMARK_COLUMN, time_fields};
 
 /// A stateless step over a stream, still in logical form.
@@ -87,6 +88,8 @@ pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn Physica
 ///
 /// The chain's output schema is what the expressions really give (names of the logical schema, types and nullability of the physical one).
 pub(super) fn compile(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<FusedChain> {
+    let shared = share(input, steps)?;
+    let steps = shared.as_deref().unwrap_or(steps);
     let input_arrow: SchemaRef = Arc::new(input.as_arrow().clone());
     let uses_time = steps.iter().any(|step| match step {
         LogicalStep::Filter(expr) => needs_time(expr),

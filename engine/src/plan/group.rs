@@ -95,6 +95,15 @@ fn two_phases(
     let partial = plan.partial_schema()?;
     let mut edges = Vec::new();
     for phase in plan.first_phases()? {
+        let mut from = Input { from: placed.node, port: placed.port, route: phase.route };
+        if let Some((kind, make)) = phase.before {
+            let node = NodeId(builder.graph.nodes.len() as u32);
+            let factory: OperatorFactory = Arc::new(move |core| make(node, core));
+            let info = NodeInfo::new(kind).kind(ChangeKind::Append).detail("passes values on that are new to this core");
+            let edge = Input { from: placed.node, port: placed.port, route: Route::Local };
+            let schema: SchemaRef = Arc::new(placed.base.as_arrow().clone());
+            (from.from, from.port) = (builder.operator(kind, factory, vec![edge], schema, info), PORT_MAIN);
+        }
         let node = NodeId(builder.graph.nodes.len() as u32);
         let make = phase.factory;
         let factory: OperatorFactory = Arc::new(move |core| make(node, core));
@@ -102,8 +111,7 @@ fn two_phases(
         if phase.kind == "DistinctCount" {
             info = info.state("the different values of each group", keys_bound(&["group".to_owned(), "value".to_owned()]));
         }
-        let edge = Input { from: placed.node, port: placed.port, route: phase.route };
-        let node = builder.operator(phase.kind, factory, vec![edge], partial.clone(), info);
+        let node = builder.operator(phase.kind, factory, vec![from], partial.clone(), info);
         edges.push(Input { from: node, port: PORT_MAIN, route: plan.merging_route() });
     }
     let node = NodeId(builder.graph.nodes.len() as u32);

@@ -19,6 +19,7 @@ mod not_null;
 mod optimizer;
 mod session;
 mod settings;
+mod sharing;
 mod sink;
 mod source;
 mod statements;

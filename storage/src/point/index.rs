@@ -348,6 +348,17 @@ impl Index {
         }
     }
 
+    /// Frees one segment of an index that is given up; `false` when there is none left. Nothing else may be asked of it any more.
+    pub(super) fn free_segment(&mut self) -> bool {
+        for buckets in [&mut self.buckets, &mut self.overflow] {
+            if let Some(segment) = buckets.segments.pop() {
+                buckets.allocated_bytes -= segment.len().min(buckets.allocated_bytes);
+                return true;
+            }
+        }
+        false
+    }
+
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         let (first_bits, segment_bits) = (self.first_bits, self.buckets.segment_bits);

@@ -300,6 +300,17 @@ impl Log {
         *self = Self::with_bits(self.unit_bits + 3);
     }
 
+    /// Frees one page of a log that is given up; `false` when there is none left. Nothing else may be asked of the log any more.
+    pub(super) fn free_page(&mut self) -> bool {
+        while let Some(page) = self.pages.pop() {
+            if let Some(page) = page {
+                self.allocated_bytes -= page.buffer.len().min(self.allocated_bytes);
+                return true;
+            }
+        }
+        false
+    }
+
     // === space
 
     fn allocate(&mut self, size: usize) -> u64 {

@@ -266,6 +266,14 @@ impl PointTable {
         self.settle();
     }
 
+    /// Frees one page of records, or at last the index, of a table that is given up; `false` when it is empty. Nothing else may be asked of
+    /// the table any more.
+    pub(crate) fn dismantle_step(&mut self) -> bool {
+        let more = self.log.free_page() || self.index.free_segment();
+        self.settle();
+        more
+    }
+
     fn compact(&mut self) {
         if self.open_scans.get() == 0 && self.log.is_wasteful() {
             let index = &mut self.index;

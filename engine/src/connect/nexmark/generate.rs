@@ -146,11 +146,22 @@ impl Generator {
         &self.shape.timeline
     }
 
-    /// The column `field` for the events of `runs`, `rows` in all: BIGINT as `Int64`, VARCHAR as `Utf8View`, TIMESTAMP(3) in µs.
-    pub fn column(&self, field: Field, runs: &[Run], rows: usize) -> ArrayRef {
+    /// The columns `fields`, all of one kind, for the events of `runs`, `rows` in all: BIGINT as `Int64`, VARCHAR as `Utf8View`,
+    /// TIMESTAMP(3) in µs.
+    pub fn columns(&self, fields: impl Iterator<Item = Field>, runs: &[Run], rows: usize) -> Vec<ArrayRef> {
+        let mut made: Vec<(Field, ArrayRef)> = Vec::new();
+        for field in fields {
+            let column = self.column(field, runs, rows, &made);
+            made.push((field, column));
+        }
+        made.into_iter().map(|(_, column)| column).collect()
+    }
+
+    /// One column; `made` are others of the same events, which say how long their texts are.
+    fn column(&self, field: Field, runs: &[Run], rows: usize, made: &[(Field, ArrayRef)]) -> ArrayRef {
         match field {
-            Field::Person(field) => self.person(field, runs, rows),
-            Field::Auction(field) => self.auction(field, runs, rows),
+            Field::Person(field) => self.person(field, runs, rows, made),
+            Field::Auction(field) => self.auction(field, runs, rows, made),
             Field::Bid(field) => self.bid(field, runs, rows),
         }
     }
@@ -166,24 +177,31 @@ impl Generator {
         Arc::new(TimestampMicrosecondArray::from(times))
     }
 
-    fn person(&self, field: PersonField, runs: &[Run], rows: usize) -> ArrayRef {
+    /// Adds to `used` the lengths of the texts of `field`, which are made if they aren't there yet.
+    fn add_lengths(&self, used: &mut [usize], field: Field, runs: &[Run], made: &[(Field, ArrayRef)]) {
+        match made.iter().find(|(known, _)| *known == field) {
+            Some((_, column)) => add_lengths(used, column),
+            None => add_lengths(used, &self.column(field, runs, used.len(), &[])),
+        }
+    }
+
+    fn person(&self, field: PersonField, runs: &[Run], rows: usize, made: &[(Field, ArrayRef)]) -> ArrayRef {
         let random = self.random(Kind::Person, field as u64);
-        let numbers = runs.iter().flat_map(|run| run.events.clone());
         match field {
             PersonField::Id => {
                 let timeline = &self.shape.timeline;
                 ids(runs, rows, |run| timeline.last_person(Kind::Person, run))
             }
-            PersonField::Name => Arc::new(self.text.names.take(numbers.map(|n| pick(random, n, self.text.names.len())), rows)),
-            PersonField::City => Arc::new(self.text.cities.take(numbers.map(|n| pick(random, n, self.text.cities.len())), rows)),
-            PersonField::State => Arc::new(self.text.states.take(numbers.map(|n| pick(random, n, self.text.states.len())), rows)),
-            PersonField::EmailAddress => texts(numbers, rows, |n, text| {
+            PersonField::Name => Arc::new(self.text.names.take(runs, rows, |n| pick(random, n, self.text.names.len()))),
+            PersonField::City => Arc::new(self.text.cities.take(runs, rows, |n| pick(random, n, self.text.cities.len()))),
+            PersonField::State => Arc::new(self.text.states.take(runs, rows, |n| pick(random, n, self.text.states.len()))),
+            PersonField::EmailAddress => texts(runs, rows, |n, text| {
                 Text::push_word(random, n, 7, text);
                 text.push('@');
                 Text::push_word(self.random(Kind::Person, 50), n, 5, text);
                 text.push_str(".com");
             }),
-            PersonField::CreditCard => texts(numbers, rows, |n, text| {
+            PersonField::CreditCard => texts(runs, rows, |n, text| {
                 let word = random.word(n);
                 for group in 0..4 {
                     if group > 0 {
@@ -196,40 +214,30 @@ impl Generator {
             PersonField::DateTime => self.times(runs, rows),
             PersonField::Extra => {
                 let mut used = vec![fixed_bytes(Kind::Person) + 19; rows];
-                for (field, table) in [
-                    (PersonField::Name, &self.text.names),
-                    (PersonField::City, &self.text.cities),
-                    (PersonField::State, &self.text.states),
-                ] {
-                    let random = self.random(Kind::Person, field as u64);
-                    for (used, n) in used.iter_mut().zip(numbers.clone()) {
-                        *used += table.bytes_of(pick(random, n, table.len()));
-                    }
+                for field in [PersonField::Name, PersonField::City, PersonField::State, PersonField::EmailAddress] {
+                    self.add_lengths(&mut used, Field::Person(field), runs, made);
                 }
-                add_lengths(&mut used, &self.person(PersonField::EmailAddress, runs, rows));
-                self.extra(random, numbers, &used, Kind::Person)
+                self.extra(random, runs, &used, Kind::Person)
             }
         }
     }
 
-    fn auction(&self, field: AuctionField, runs: &[Run], rows: usize) -> ArrayRef {
+    fn auction(&self, field: AuctionField, runs: &[Run], rows: usize, made: &[(Field, ArrayRef)]) -> ArrayRef {
         let random = self.random(Kind::Auction, field as u64);
         let timeline = &self.shape.timeline;
-        let numbers = runs.iter().flat_map(|run| run.events.clone());
-        let longs = |of: &dyn Fn(u64) -> i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(numbers.clone().map(of))) };
         let initial = self.random(Kind::Auction, AuctionField::InitialBid as u64);
         match field {
             AuctionField::Id => ids(runs, rows, |run| timeline.last_auction(Kind::Auction, run)),
-            AuctionField::ItemName => self.words(random, numbers, rows, NAME_END),
-            AuctionField::Description => self.words(random, numbers, rows, DESCRIPTION_END),
-            AuctionField::InitialBid => longs(&|n| self.prices.price(random.word(n))),
-            AuctionField::Reserve => longs(&|n| self.prices.price(initial.word(n)) + self.prices.price(random.word(n))),
+            AuctionField::ItemName => self.words(random, runs, rows, NAME_END),
+            AuctionField::Description => self.words(random, runs, rows, DESCRIPTION_END),
+            AuctionField::InitialBid => longs(runs, rows, |n| self.prices.price(random.word(n))),
+            AuctionField::Reserve => longs(runs, rows, |n| self.prices.price(initial.word(n)) + self.prices.price(random.word(n))),
             AuctionField::DateTime => self.times(runs, rows),
             AuctionField::Expires => {
                 // On average as long as it takes until all auctions that are open now have been followed by new ones.
                 let [_, auctions, _] = timeline.proportions;
                 let ahead = IN_FLIGHT_AUCTIONS as u64 * timeline.round_events() / auctions.max(1);
-                Arc::new(TimestampMicrosecondArray::from_iter_values(numbers.map(|n| {
+                Arc::new(TimestampMicrosecondArray::from(each(runs, rows, |n| {
                     let now_ms = timeline.time_ms(n);
                     let horizon_ms = (timeline.time_ms(n + ahead) - now_ms) as u64;
                     (now_ms + 1 + below_wide(random.word(n), (2 * horizon_ms).max(1)) as i64) * 1000
@@ -239,12 +247,13 @@ impl Generator {
                 let ratio = self.shape.hot_seller_ratio;
                 persons(runs, rows, |run| timeline.last_person(Kind::Auction, run), random, ratio, 0, FIRST_ID)
             }
-            AuctionField::Category => longs(&|n| FIRST_CATEGORY_ID + below_wide(random.word(n), CATEGORIES) as i64),
+            AuctionField::Category => longs(runs, rows, |n| FIRST_CATEGORY_ID + below_wide(random.word(n), CATEGORIES) as i64),
             AuctionField::Extra => {
                 let mut used = vec![fixed_bytes(Kind::Auction); rows];
-                add_lengths(&mut used, &self.auction(AuctionField::ItemName, runs, rows));
-                add_lengths(&mut used, &self.auction(AuctionField::Description, runs, rows));
-                self.extra(random, numbers, &used, Kind::Auction)
+                for field in [AuctionField::ItemName, AuctionField::Description] {
+                    self.add_lengths(&mut used, Field::Auction(field), runs, made);
+                }
+                self.extra(random, runs, &used, Kind::Auction)
             }
         }
     }
@@ -252,7 +261,6 @@ impl Generator {
     fn bid(&self, field: BidField, runs: &[Run], rows: usize) -> ArrayRef {
         let random = self.random(Kind::Bid, field as u64);
         let timeline = &self.shape.timeline;
-        let numbers = runs.iter().flat_map(|run| run.events.clone());
         // One choice for two columns.
         let channels = self.random(Kind::Bid, BidField::Channel as u64);
         let channel = |n| {
@@ -280,15 +288,9 @@ impl Generator {
                 let ratio = self.shape.hot_bidder_ratio;
                 persons(runs, rows, |run| timeline.last_person(Kind::Bid, run), random, ratio, 1, FIRST_BIDDER_ID)
             }
-            BidField::Price => {
-                let mut out = Vec::with_capacity(rows);
-                for run in runs {
-                    out.extend(run.events.clone().map(|n| self.prices.price(random.word(n))));
-                }
-                Arc::new(Int64Array::from(out))
-            }
-            BidField::Channel => Arc::new(self.text.channels.take(numbers.map(channel), rows)),
-            BidField::Url => Arc::new(self.text.urls.take(numbers.map(channel), rows)),
+            BidField::Price => longs(runs, rows, |n| self.prices.price(random.word(n))),
+            BidField::Channel => Arc::new(self.text.channels.take(runs, rows, channel)),
+            BidField::Url => Arc::new(self.text.urls.take(runs, rows, channel)),
             BidField::DateTime => self.times(runs, rows),
             BidField::Extra => {
                 let size = ExtraSize::new(fixed_bytes(Kind::Bid), self.shape.average_bytes[Kind::Bid as usize]);
@@ -304,24 +306,37 @@ impl Generator {
         }
     }
 
-    fn words(&self, random: RandomStream, numbers: impl Iterator<Item = u64>, rows: usize, end: usize) -> ArrayRef {
+    fn words(&self, random: RandomStream, runs: &[Run], rows: usize, end: usize) -> ArrayRef {
         let mut column = PoolViews::new(&self.text.words, rows);
-        for n in numbers {
+        for n in runs.iter().flat_map(|run| run.events.clone()) {
             let (offset, len) = Text::word_cut(random.word(n), end);
             column.push_trimmed(offset, len);
         }
         Arc::new(column.finish())
     }
 
-    fn extra(&self, random: RandomStream, numbers: impl Iterator<Item = u64>, used: &[usize], kind: Kind) -> ArrayRef {
+    fn extra(&self, random: RandomStream, runs: &[Run], used: &[usize], kind: Kind) -> ArrayRef {
         let average = self.shape.average_bytes[kind as usize];
         let mut column = PoolViews::new(&self.text.extra, used.len());
-        for (n, used) in numbers.zip(used) {
+        for (n, used) in runs.iter().flat_map(|run| run.events.clone()).zip(used) {
             let (offset, len) = ExtraSize::new(*used, average).cut(random.word(n));
             column.push(offset, len);
         }
         Arc::new(column.finish())
     }
+}
+
+/// A value for each event, run by run: the inner loops know how long they are.
+fn each<T>(runs: &[Run], rows: usize, of: impl Fn(u64) -> T) -> Vec<T> {
+    let mut out = Vec::with_capacity(rows);
+    for run in runs {
+        out.extend(run.events.clone().map(&of));
+    }
+    out
+}
+
+fn longs(runs: &[Run], rows: usize, of: impl Fn(u64) -> i64) -> ArrayRef {
+    Arc::new(Int64Array::from(each(runs, rows, of)))
 }
 
 /// Ascending ids; `last` says the id, from 0, of a run's first event.
@@ -361,10 +376,10 @@ fn persons(
 }
 
 /// Strings that are written one by one, for rare kinds of event.
-fn texts(numbers: impl Iterator<Item = u64>, rows: usize, write: impl Fn(u64, &mut String)) -> ArrayRef {
+fn texts(runs: &[Run], rows: usize, write: impl Fn(u64, &mut String)) -> ArrayRef {
     let mut builder = StringViewBuilder::with_capacity(rows);
     let mut text = String::new();
-    for n in numbers {
+    for n in runs.iter().flat_map(|run| run.events.clone()) {
         text.clear();
         write(n, &mut text);
         builder.append_value(&text);

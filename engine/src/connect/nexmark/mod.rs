@@ -352,10 +352,11 @@ impl Column {
             Self::EventType { constants } => constants[of as usize].slice(0, rows),
             Self::Struct { kind, nulls, .. } if *kind != of => Arc::new(nulls.slice(0, rows)),
             Self::Struct { fields, sources, .. } => {
-                let children = sources
-                    .iter()
-                    .map(|(field, data_type)| {
-                        let column = generator.column(*field, runs, rows);
+                let columns = generator.columns(sources.iter().map(|(field, _)| *field), runs, rows);
+                let children = columns
+                    .into_iter()
+                    .zip(sources)
+                    .map(|(column, (_, data_type))| {
                         if column.data_type() == data_type { Ok(column) } else { cast(&column, data_type).map_err(internal) }
                     })
                     .collect::<Result<_>>()?;

@@ -170,10 +170,12 @@ fn url(random: RandomStream, place: u64, number: Option<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::timeline::Run;
     use super::*;
 
     fn texts(table: &TextTable) -> Vec<String> {
-        table.take(0..table.len(), table.len()).iter().flatten().map(str::to_owned).collect()
+        let all = [Run { round: 0, events: 0..table.len() as u64 }];
+        table.take(&all, table.len(), |number| number as usize).iter().flatten().map(str::to_owned).collect()
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use arrow::array::{StringViewArray, make_view};
 use arrow::buffer::{Buffer, ScalarBuffer};
 
+use super::timeline::Run;
+
 /// Strings up to this length stand inside their view.
 const INLINE_BYTES_MAX: usize = 12;
 
@@ -92,15 +94,12 @@ impl TextTable {
         self.views.len()
     }
 
-    /// The length of text `index` in bytes.
-    pub fn bytes_of(&self, index: usize) -> usize {
-        (self.views[index] & 0xffff_ffff) as usize
-    }
-
-    /// The column of the texts at `indices`; panics when one is out of range.
-    pub fn take(&self, indices: impl Iterator<Item = usize>, rows: usize) -> StringViewArray {
+    /// The column of the texts at the indices that `choose` gives for the events of `runs`, `rows` in all; panics when one is out of range.
+    pub fn take(&self, runs: &[Run], rows: usize, choose: impl Fn(u64) -> usize) -> StringViewArray {
         let mut views = Vec::with_capacity(rows);
-        views.extend(indices.map(|index| self.views[index]));
+        for run in runs {
+            views.extend(run.events.clone().map(|number| self.views[choose(number)]));
+        }
         assemble(views, self.buffers.clone())
     }
 }
@@ -143,8 +142,9 @@ mod tests {
         assert!(checked.iter().eq(expected.into_iter().map(Some)));
 
         let table = TextTable::new(["short", "a text that does not fit into its view", "", "zwölf Boxkämpfer jagen Viktor"]);
-        assert_eq!((table.len(), table.bytes_of(1), table.bytes_of(2)), (4, 38, 0));
-        let taken = table.take([3, 0, 1, 1, 2].into_iter(), 5);
+        assert_eq!(table.len(), 4);
+        let run = |events| Run { round: 0, events };
+        let taken = table.take(&[run(0..2), run(7..10)], 5, |number| [3, 0, 9, 9, 9, 9, 9, 1, 1, 2][number as usize]);
         let checked = StringViewArray::try_new(taken.views().clone(), taken.data_buffers().to_vec(), None).unwrap();
         let texts: Vec<_> = checked.iter().flatten().collect();
         assert_eq!(texts[0], "zwölf Boxkämpfer jagen Viktor");

@@ -376,6 +376,14 @@ impl Aggregates {
         self.sum_up(batch, &mut columns, count, Scope::Distinct(set))
     }
 
+    /// The rows of a batch that may bring a new value to a set, ascending; `groups[i]` is a number of row `i`'s group.
+    pub(crate) fn select_unknown(&mut self, set: usize, batch: &DeltaBatch, groups: &[u64]) -> Result<&[u32]> {
+        let mut columns = Columns::new(&batch.rows);
+        let filters = self.filters_of(set, &mut columns)?;
+        let column = columns.array(self.distincts[set].column)?;
+        self.distincts[set].select_unknown(&column, &filters, groups)
+    }
+
     /// The sums of the last batch as columns of [`partial_fields`](Self::partial_fields).
     pub(crate) fn to_partial(&self, count: usize) -> Vec<ArrayRef> {
         let mut out = Vec::new();

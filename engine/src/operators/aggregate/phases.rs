@@ -3,11 +3,11 @@
 //! ```text
 //!            ┌─ Local ─▶ LocalAggregate ──────────────────── Hash(keys) ─▶┐
 //! input ─────┤                                                            ├─ GroupAggregate::merging
-//!            └─ Hash(keys, column) ─▶ DistinctCount (one a column) ─ Hash(keys) ─▶┘
+//!            └─ Local ─▶ LocalDistinct ─ Hash(keys, column) ─▶ DistinctCount ─ Hash(keys) ─▶┘   (one such pair a column)
 //! ```
 //! [`GroupPlan::first_phases`] lists the nodes of the first phase with the routes of their inputs, and [`GroupPlan::merging_route`] is the route
 //! of all edges to the merging node. In words: one `LocalAggregate` beside the input (`Route::Local`); for each column of [`GroupPlan::distinct_columns`] one
-//! `DistinctCount` (`Route::Hash` of the group's columns *and* that column, over the input); and a merging `GroupAggregate` whose inputs are all
+//! `DistinctCount` (`Route::Hash` of the group's columns *and* that column, over the input, or over what a `LocalDistinct` beside the input lets pass); and a merging `GroupAggregate` whose inputs are all
 //! of them, by `Route::Hash` of columns `0..keys.len()` of their common schema [`GroupPlan::partial_schema`], or `Route::Single` without keys.
 //! [`GroupPlan::splits`] says whether that is possible: multisets and sketches need all rows of a group in one place.
 //!
@@ -22,6 +22,7 @@ use hashbrown::HashTable;
 
 use super::aggregates::{Aggregates, Scope, TableIds};
 use super::group::GroupPlan;
+use super::local_distinct::LocalDistinct;
 use crate::batch::DeltaBatch;
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, NodeId};
@@ -41,6 +42,8 @@ pub struct FirstPhase {
     pub route: Route,
     /// Its operators.
     pub factory: PhaseFactory,
+    /// What stands between the input and that route, beside the input: name and operators; its output has the input's columns.
+    pub before: Option<(&'static str, PhaseFactory)>,
 }
 
 impl GroupPlan {
@@ -51,12 +54,17 @@ impl GroupPlan {
     pub fn first_phases(&self) -> Result<Vec<FirstPhase>> {
         let plan = self.clone();
         let local: PhaseFactory = Arc::new(move |node, core| Ok(Box::new(LocalAggregate::new(&plan, node, core)?)));
-        let mut phases = vec![FirstPhase { kind: "LocalAggregate", route: Route::Local, factory: local }];
+        let mut phases = vec![FirstPhase { kind: "LocalAggregate", route: Route::Local, factory: local, before: None }];
         for (set, column) in self.distinct_columns()?.into_iter().enumerate() {
             let plan = self.clone();
             let factory: PhaseFactory = Arc::new(move |node, core| Ok(Box::new(DistinctCount::new(&plan, set, node, core)?)));
             let route = Route::Hash(self.keys.iter().copied().chain([column]).collect());
-            phases.push(FirstPhase { kind: "DistinctCount", route, factory });
+            let before = self.append_only.then(|| {
+                let plan = self.clone();
+                let local: PhaseFactory = Arc::new(move |node, core| Ok(Box::new(LocalDistinct::new(&plan, set, node, core)?)));
+                ("LocalDistinct", local)
+            });
+            phases.push(FirstPhase { kind: "DistinctCount", route, factory, before });
         }
         Ok(phases)
     }
@@ -70,16 +78,16 @@ impl GroupPlan {
 
 /// The groups of one batch.
 #[derive(Debug, Default)]
-struct BatchGroups {
+pub(super) struct BatchGroups {
     index: HashTable<u32>,
     /// The group of each row.
-    places: Vec<u32>,
+    pub(super) places: Vec<u32>,
     /// The first row of each group.
-    firsts: Vec<u32>,
+    pub(super) firsts: Vec<u32>,
 }
 
 impl BatchGroups {
-    fn find(&mut self, keys: &Keys) {
+    pub(super) fn find(&mut self, keys: &Keys) {
         self.index.clear();
         self.places.clear();
         self.firsts.clear();

@@ -10,10 +10,12 @@ use arrow::compute::SortOptions;
 use tiderace_storage::{Entry, PointTable, Shard, TableId};
 
 use super::numeric::array;
+use super::recent::RecentValues;
 use super::sketch;
 use super::state::{WeightSlice, each_row};
 use crate::batch::Weights;
 use crate::error::{Code, Diagnostic, Result};
+use crate::key::ordinal::{View, numbers, ordinal_of};
 use crate::key::{Keys, RowCodec};
 
 /// The most filters over one column that share a table: the bits of a word.
@@ -32,6 +34,7 @@ pub(crate) struct DistinctSet {
     append_only: bool,
     table: TableId,
     codec: RowCodec,
+    recent: RecentValues,
     sweep: Sweep,
     /// Which rows matter, where not all do.
     selected: Vec<u32>,
@@ -56,6 +59,7 @@ impl DistinctSet {
             append_only,
             table,
             codec,
+            recent: RecentValues::default(),
             sweep: Sweep::default(),
             selected: Vec::new(),
             keys: Keys::default(),
@@ -76,6 +80,7 @@ impl DistinctSet {
     /// [`apply`](Self::apply) has work.
     pub(crate) fn encode(&mut self, column: &ArrayRef, filters: &[Option<BooleanArray>], ids: &[u64]) -> Result<()> {
         self.activate(filters, column.len());
+        self.leave_out_known(column, ids)?;
         if self.selected.len() == column.len() {
             return self.codec.encode(std::slice::from_ref(column), column.len(), Some(ids), &mut self.keys);
         }
@@ -84,6 +89,35 @@ impl DistinctSet {
             .map_err(|e| Diagnostic::new(Code::Internal, format!("values can't be selected: {e}")))?;
         let ids: Vec<u64> = self.selected.iter().map(|row| ids[*row as usize]).collect();
         self.codec.encode(&[values], ids.len(), Some(&ids), &mut self.keys)
+    }
+
+    /// The rows that may bring a new value, ascending, by what was seen lately alone.
+    pub(crate) fn select_unknown(
+        &mut self,
+        column: &ArrayRef,
+        filters: &[Option<BooleanArray>],
+        groups: &[u64],
+    ) -> Result<&[u32]> {
+        self.activate(filters, column.len());
+        self.leave_out_known(column, groups)?;
+        Ok(&self.selected)
+    }
+
+    /// Of the rows that count, leaves out those that can bring nothing new.
+    fn leave_out_known(&mut self, column: &ArrayRef, ids: &[u64]) -> Result<()> {
+        if !self.append_only || ordinal_of(column.data_type()) != Some(View::Ordinal64) || !self.recent.is_on() {
+            return Ok(());
+        }
+        let values = numbers(column, View::Ordinal64)?;
+        let values = values.as_i64();
+        let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0);
+        let Self { recent, active, selected, .. } = self;
+        selected.retain(|row| {
+            let row = *row as usize;
+            // NULL has no number; there is one entry for it.
+            nulls.is_some_and(|nulls| nulls.is_null(row)) || !recent.is_known(ids[row], values[row], active[row])
+        });
+        Ok(())
     }
 
     /// The same with keys made by the caller: a row's group and value.

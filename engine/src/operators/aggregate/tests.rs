@@ -545,22 +545,37 @@ fn run_in_phases(cases: &[Case], keys: &[usize], append_only: bool, seed: u64) {
         .zip(&phases)
         .map(|(node, phase)| (0..2).map(|core| (phase.factory)(NodeId(node), CoreId(core)).unwrap()).collect())
         .collect();
-    let mut merging = GroupAggregate::merging(&plan, NodeId(2), CoreId(0)).unwrap();
+    let mut before: Vec<Vec<_>> = (10..)
+        .zip(&phases)
+        .map(|(node, phase)| {
+            let make = phase.before.as_ref().map(|(_, make)| make);
+            make.map_or_else(Vec::new, |make| (0..2).map(|core| make(NodeId(node), CoreId(core)).unwrap()).collect())
+        })
+        .collect();
+    let mut merging = GroupAggregate::merging(&plan, NodeId(9), CoreId(0)).unwrap();
     let mut bench = Bench::new();
     for (changes, live) in script(&mut random, append_only) {
         for rows in cut(&mut random, &changes) {
             let here = random.below(2) as usize;
             let mut partials = Vec::new();
-            for (phase, operators) in phases.iter().zip(&mut nodes) {
-                let mut hashed = crate::key::Keys::default();
-                if let Route::Hash(columns) = &phase.route {
-                    crate::key::KeyCodec::new(&schema(), columns).unwrap().encode(&batch(&rows).rows, &mut hashed).unwrap();
-                }
-                for (core, operator) in operators.iter_mut().enumerate() {
-                    let goes = |row: usize| hashed.hashes.get(row).map_or(here, |h| (h >> 63) as usize) == core;
-                    let own: Vec<_> = (0..rows.len()).filter(|row| goes(*row)).map(|row| rows[row].clone()).collect();
-                    if !own.is_empty() {
-                        partials.extend(benches[core].delta(operator.as_mut(), batch(&own)));
+            for ((phase, operators), before) in phases.iter().zip(&mut nodes).zip(&mut before) {
+                let inputs = match before.get_mut(here) {
+                    Some(operator) => benches[here].delta(operator.as_mut(), batch(&rows)),
+                    None => vec![batch(&rows)],
+                };
+                for input in inputs {
+                    let mut hashed = crate::key::Keys::default();
+                    if let Route::Hash(columns) = &phase.route {
+                        crate::key::KeyCodec::new(&schema(), columns).unwrap().encode(&input.rows, &mut hashed).unwrap();
+                    }
+                    for (core, operator) in operators.iter_mut().enumerate() {
+                        let goes = |row: usize| hashed.hashes.get(row).map_or(here, |h| (h >> 63) as usize) == core;
+                        let own: Vec<u32> = (0..input.num_rows()).filter(|row| goes(*row)).map(|row| row as u32).collect();
+                        if !own.is_empty() {
+                            let weights = Weights::from_vec(own.iter().map(|row| input.weights.get(*row as usize)).collect());
+                            let rows = arrow::compute::take_record_batch(&input.rows, &UInt32Array::from(own)).unwrap();
+                            partials.extend(benches[core].delta(operator.as_mut(), DeltaBatch::new(rows, weights)));
+                        }
                     }
                 }
             }
