@@ -3,7 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use crate::StreamingJob;
+use crate::{StreamingJob, StreamingSnapshot};
 
 /// `kubectl apply` keeps what it applied in an annotation, which may have so many bytes.
 pub const DEFINITION_BYTES_MAX: usize = 256 * 1024;
@@ -12,10 +12,25 @@ pub(crate) fn streaming_job() -> CustomResourceDefinition {
     StreamingJob::crd()
 }
 
+/// Every definition that the operator needs.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![streaming_job(), StreamingSnapshot::crd()]
+}
+
 /// `crds/yaml/streamingjob.yaml`, as it has to be.
 pub fn streaming_job_yaml() -> Result<String, serde_saphyr::SerializeError> {
-    let body = serde_saphyr::to_string(&streaming_job())?;
-    Ok(format!("# Generated from crds/src/streaming_job.rs; `UPDATE=1 cargo test -p tiderace-crds` writes it anew.\n{body}"))
+    yaml(&streaming_job(), "streaming_job")
+}
+
+/// `crds/yaml/streamingsnapshot.yaml`, as it has to be.
+pub fn streaming_snapshot_yaml() -> Result<String, serde_saphyr::SerializeError> {
+    yaml(&StreamingSnapshot::crd(), "streaming_snapshot")
+}
+
+fn yaml(definition: &CustomResourceDefinition, module: &str) -> Result<String, serde_saphyr::SerializeError> {
+    let body = serde_saphyr::to_string(definition)?;
+    Ok(format!("# Generated from crds/src/{module}.rs; `UPDATE=1 cargo test -p tiderace-crds` writes it anew.\n{body}"))
 }
 
 #[cfg(test)]
@@ -27,31 +42,41 @@ mod tests {
 
     #[test]
     fn checked_in_yaml_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/yaml/streamingjob.yaml");
-        let wanted = streaming_job_yaml().unwrap();
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(path, &wanted).unwrap();
+        for (name, wanted, definition) in [
+            ("streamingjob", streaming_job_yaml().unwrap(), streaming_job()),
+            ("streamingsnapshot", streaming_snapshot_yaml().unwrap(), StreamingSnapshot::crd()),
+        ] {
+            let path = format!("{}/yaml/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("UPDATE").is_some() {
+                std::fs::write(&path, &wanted).unwrap();
+            }
+            let found = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(found == wanted, "crds/yaml/{name}.yaml is out of date: run UPDATE=1 cargo test -p tiderace-crds");
+            assert!(wanted.len() < DEFINITION_BYTES_MAX);
+            let back: Value = serde_saphyr::from_str(&wanted).unwrap();
+            assert_eq!(back, serde_json::to_value(definition).unwrap(), "the YAML says what the definition says");
         }
-        let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(found == wanted, "crds/yaml/streamingjob.yaml is out of date: run UPDATE=1 cargo test -p tiderace-crds");
-        assert!(wanted.len() < DEFINITION_BYTES_MAX);
-        let back: Value = serde_saphyr::from_str(&wanted).unwrap();
-        assert_eq!(back, serde_json::to_value(streaming_job()).unwrap(), "the YAML says what the definition says");
     }
 
     #[test]
     fn every_rule_stands_in_the_definition() {
-        let text = serde_json::to_string(&streaming_job()).unwrap();
+        let text = serde_json::to_string(&definitions()).unwrap();
         for rule in [
             "self.metadata.name.size() <= 45",
             "self.metadata.name.matches(",
             "has(self.inline) != has(self.configMapKeyRef)",
             "int(self.resources.cpu) <= self.maxParallelism",
             "self == oldSelf",
+            "self.replicas <= self.maxParallelism",
+            "has(self.storage) == has(oldSelf.storage)",
+            "has(self.storageClassName) == has(oldSelf.storageClassName)",
+            "quantity(string(self)).compareTo(quantity(string(oldSelf))) >= 0",
+            "self.initialBackoffSeconds <= self.maxBackoffSeconds",
+            "self.all(name, name.matches(",
         ] {
             assert!(text.contains(rule), "{rule}");
         }
-        assert_eq!(text.matches("\"rule\":").count(), 5, "a rule without a line here");
+        assert_eq!(text.matches("\"rule\":").count(), 13, "a rule without a line here");
     }
 
     /// The API server refuses rules whose cost it can't bound, and an unbounded text is a way to fill etcd.
@@ -81,7 +106,9 @@ mod tests {
                 }
             }
         }
-        let definition = serde_json::to_value(streaming_job()).unwrap();
-        visit("spec", &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]);
+        for definition in definitions() {
+            let definition = serde_json::to_value(definition).unwrap();
+            visit("spec", &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]);
+        }
     }
 }

@@ -15,10 +15,20 @@ mod document;
 mod manifest;
 mod resources;
 mod schema;
+mod status;
 mod streaming_job;
+mod streaming_snapshot;
 
-pub use definition::{DEFINITION_BYTES_MAX, streaming_job_yaml};
+pub use definition::{DEFINITION_BYTES_MAX, definitions, streaming_job_yaml, streaming_snapshot_yaml};
 pub use document::Place;
 pub use manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Problem, SqlText};
 pub use resources::{Cores, MemorySize};
-pub use streaming_job::{ConfigMapKey, Resources, Sql, StreamingJob, StreamingJobSpec};
+pub use status::{
+    Deployed, FAILURES_MAX, Lag, Operation, OperationKind, Outcome, OutcomeKind, Phase, Plan, Restarts, Rows, Step, StreamingJobStatus,
+};
+pub use streaming_job::{
+    ConfigMapKey, Deletion, DesiredState, DisruptionBudgetSettings, Monitoring, NetworkPolicyMode, NetworkPolicySettings, ObjectName,
+    RESTART_ANNOTATION, Resources, RestartPolicy, Retention, Rollback, Seccomp, SecretKey, Sql, Storage, StreamingJob, StreamingJobSpec,
+    Upgrade, UpgradeMode,
+};
+pub use streaming_snapshot::{StreamingSnapshot, StreamingSnapshotSpec, StreamingSnapshotStatus};

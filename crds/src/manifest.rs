@@ -110,6 +110,7 @@ impl Manifest {
         schema::check("", node, &definition_schema()?, &mut problems);
         check_type::<Cores>(node, "spec.resources.cpu", &mut problems);
         check_type::<MemorySize>(node, "spec.resources.memory", &mut problems);
+        check_type::<MemorySize>(node, "spec.storage.size", &mut problems);
         if !problems.is_empty() {
             problems.sort_by_key(|p| p.place);
             return Err(ManifestError { problems });

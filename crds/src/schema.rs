@@ -92,6 +92,7 @@ fn check_map(path: &str, node: &Node, schema: &Json, problems: &mut Vec<Problem>
         }
         match properties.get(&entry.key).or(rest) {
             Some(inner) => check(&join(&entry.key), &entry.value, inner, problems),
+            None if schema["x-kubernetes-preserve-unknown-fields"] == true => {}
             None => problems.push(Problem {
                 message: format!("there is no field {}", join(&entry.key)),
                 hint: Some(hint_fields(path, &entry.key, properties.keys().map(String::as_str))),
