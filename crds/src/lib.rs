@@ -24,11 +24,12 @@ pub use document::Place;
 pub use manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Problem, SqlText};
 pub use resources::{Cores, MemorySize};
 pub use status::{
-    Deployed, FAILURES_MAX, Lag, Operation, OperationKind, Outcome, OutcomeKind, Phase, Plan, Restarts, Rows, Step, StreamingJobStatus,
+    Deployed, FAILURES_MAX, Lag, Operation, OperationKind, Outcome, OutcomeKind, Phase, Plan, Restarts, Rows, Step,
+    StreamingJobStatus,
 };
 pub use streaming_job::{
-    ConfigMapKey, Deletion, DesiredState, DisruptionBudgetSettings, Monitoring, NetworkPolicyMode, NetworkPolicySettings, ObjectName,
-    RESTART_ANNOTATION, Resources, RestartPolicy, Retention, Rollback, Seccomp, SecretKey, Sql, Storage, StreamingJob, StreamingJobSpec,
-    Upgrade, UpgradeMode,
+    ConfigMapKey, Deletion, DesiredState, DisruptionBudgetSettings, Monitoring, NetworkPolicyMode, NetworkPolicySettings,
+    ObjectName, RESTART_ANNOTATION, Resources, RestartPolicy, Retention, Rollback, Seccomp, SecretKey, Sql, Storage,
+    StreamingJob, StreamingJobSpec, Upgrade, UpgradeMode,
 };
 pub use streaming_snapshot::{StreamingSnapshot, StreamingSnapshotSpec, StreamingSnapshotStatus};

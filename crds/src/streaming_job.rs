@@ -526,7 +526,11 @@ mod tests {
             ("/spec/resources/cpu", json!("257"), "more than maxParallelism"),
             ("/spec/maxParallelism", json!(3), "more than maxParallelism"),
             ("/spec/replicas", json!(257), "replicas may not be more than maxParallelism"),
-            ("/spec/restartPolicy", json!({"initialBackoffSeconds": 9, "maxBackoffSeconds": 8}), "may not be more than maxBackoffSeconds"),
+            (
+                "/spec/restartPolicy",
+                json!({"initialBackoffSeconds": 9, "maxBackoffSeconds": 8}),
+                "may not be more than maxBackoffSeconds",
+            ),
             ("/spec/sql", json!({"inline": "SELECT 1", "secretRefs": {"../a": {"name": "n", "key": "k"}}}), "secretRefs: a name"),
         ] {
             let messages = verdict(&with(pointer, value.clone()));
@@ -547,7 +551,10 @@ mod tests {
     fn storage_may_only_grow_where_it_is() {
         let storage = |json: Value| with("/spec/storage", json);
         let old = storage(json!({"size": "2Gi", "storageClassName": "fast"}));
-        for good in [json!({"size": "2Gi", "storageClassName": "fast"}), json!({"size": "2.5Gi", "storageClassName": "fast", "retention": "Delete"})] {
+        for good in [
+            json!({"size": "2Gi", "storageClassName": "fast"}),
+            json!({"size": "2.5Gi", "storageClassName": "fast", "retention": "Delete"}),
+        ] {
             assert!(storage(good.clone()).validate_cel_update(&old).is_ok(), "{good}");
         }
         for (new, message) in [
