@@ -10,19 +10,24 @@
 
 mod checkpoint;
 mod device;
+mod log;
 mod memory;
 mod ordered;
 mod point;
 mod raw;
+mod segment;
 mod shard;
+mod sync;
 mod wal;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints, Image, Part, vnode_of};
 pub use device::{
-    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, SimDevice, Token, UringDevice,
-    open_device,
+    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, ReadOnlyDevice, SimDevice, Token,
+    UringDevice, open_device,
 };
+pub use log::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX, Log, LogRecord, LogScan, OpenForReading, OwnedLog, ReadOnlyLog};
 pub use ordered::{OrderedRange, OrderedTable};
 pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};
+pub use segment::{Finding, LogError, LogOptions, Lsn, RepairPolicy, RepairReport};
 pub use shard::{Shard, ShardOptions, TableId};
-pub use wal::{Lsn, Wal, WalError, WalOptions};
+pub use wal::{Commit, SourceOffset, Wal, WalEntry, WalError, WalOptions};

@@ -9,6 +9,7 @@
 //!   Failures?", ATC 2020). Whoever uses the file must stop and recover.
 
 mod files;
+mod read_only;
 mod sim;
 mod uring;
 
@@ -16,6 +17,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use files::FileDevice;
+pub use read_only::ReadOnlyDevice;
 pub use sim::{Fault, SimDevice};
 pub use uring::{Backend, UringDevice, open_device};
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod checkpoint;
+mod log;
 mod wal;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tiderace_storage::{Device, DeviceOp, Done, Fault, FileName, Lsn, SimDevice, Wal, WalError, WalOptions};
+use tiderace_storage::{
+    Commit, Device, DeviceOp, Done, Fault, FileName, Lsn, RepairPolicy, SimDevice, SourceOffset, Wal, WalEntry, WalError,
+    WalOptions,
+};
 
 use super::{Random, Tally, setting};
 
@@ -10,8 +13,15 @@ fn options(salt: u64) -> WalOptions {
     WalOptions { segment_bytes: 8192, pending_bytes_max: 3000, commit_bytes: 1500, commit_interval_us: 50, salt }
 }
 
-/// What was appended: position, payload, number of its group.
-type Model = Vec<(Lsn, Vec<u8>, u64)>;
+/// One entry, as appended or recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Item {
+    Record(Vec<u8>),
+    Commit(Commit),
+}
+
+/// What was appended: position, entry, number of its group.
+type Model = Vec<(Lsn, Item, u64)>;
 
 #[derive(Debug, Default)]
 struct History {
@@ -20,6 +30,18 @@ struct History {
     durable: u64,
     /// It was told that nothing below is needed.
     truncated: u64,
+    /// The newest commit record that had been recovered before.
+    commit_before: Option<Commit>,
+}
+
+fn commit(random: &mut Random) -> Commit {
+    let offset = |random: &mut Random| SourceOffset {
+        source: random.below(4) as u32,
+        partition: random.below(9).to_le_bytes()[..random.below(3) as usize].to_vec(),
+        offset: random.next().to_le_bytes().to_vec(),
+    };
+    let watermark_us = (random.below(3) > 0).then(|| random.next().cast_signed());
+    Commit { epoch: random.next(), watermark_us, offsets: (0..random.below(4)).map(|_| offset(random)).collect() }
 }
 
 fn payload(random: &mut Random) -> Vec<u8> {
@@ -47,7 +69,7 @@ fn work<D: Device>(wal: &mut Wal<D>, random: &mut Random, steps: u64, history: &
                     Ok(Lsn(mut at)) => {
                         for payload in payloads {
                             let bytes = (16 + payload.len()).next_multiple_of(8) as u64;
-                            history.appended.push((Lsn(at), payload, groups));
+                            history.appended.push((Lsn(at), Item::Record(payload), groups));
                             at += bytes;
                         }
                         groups += 1;
@@ -55,6 +77,18 @@ fn work<D: Device>(wal: &mut Wal<D>, random: &mut Random, steps: u64, history: &
                         Ok(())
                     }
                     Err(WalError::Full { .. } | WalError::TooLarge { .. }) => wal.poll(now),
+                    Err(e) => Err(e),
+                }
+            }
+            6 if random.below(2) == 0 => {
+                let commit = commit(random);
+                match wal.append_commit(&commit) {
+                    Ok(lsn) => {
+                        history.appended.push((lsn, Item::Commit(commit), groups));
+                        groups += 1;
+                        Ok(())
+                    }
+                    Err(WalError::Full { .. }) => wal.poll(now),
                     Err(e) => Err(e),
                 }
             }
@@ -73,15 +107,24 @@ fn work<D: Device>(wal: &mut Wal<D>, random: &mut Random, steps: u64, history: &
     Ok(())
 }
 
-fn recover(device: SimDevice, salt: u64) -> Result<(Wal<SimDevice>, Vec<(Lsn, Vec<u8>)>), WalError> {
-    let mut records = Vec::new();
-    let wal = Wal::open(device, options(salt), |lsn, payload| records.push((lsn, payload.to_vec())))?;
-    Ok((wal, records))
+fn recover(device: SimDevice, salt: u64) -> Result<(Wal<SimDevice>, Vec<(Lsn, Item)>), WalError> {
+    let mut items = Vec::new();
+    let wal = Wal::open(device, options(salt), |lsn, entry| {
+        items.push((
+            lsn,
+            match entry {
+                WalEntry::Record(payload) => Item::Record(payload.to_vec()),
+                WalEntry::Commit(commit) => Item::Commit(commit),
+            },
+        ));
+    })?;
+    Ok((wal, items))
 }
 
 /// Recovered records are a run of those appended that begins at or before what was truncated, ends behind all that was acknowledged, and
 /// holds whole groups.
-fn judge(history: &History, recovered: &[(Lsn, Vec<u8>)], tail: Lsn) -> Result<(), String> {
+fn judge(history: &History, recovered: &[(Lsn, Item)], wal: &Wal<SimDevice>) -> Result<(), String> {
+    let tail = wal.tail();
     let first = match recovered.first() {
         Some((lsn, _)) => history.appended.iter().position(|(l, _, _)| l == lsn).ok_or(format!("{lsn:?} was never appended"))?,
         None => history.appended.iter().position(|(l, _, _)| *l >= tail).unwrap_or(history.appended.len()),
@@ -92,8 +135,7 @@ fn judge(history: &History, recovered: &[(Lsn, Vec<u8>)], tail: Lsn) -> Result<(
             other => return Err(format!("recovered {lsn:?} where {:?} was appended", other.map(|(l, ..)| l))),
         }
     }
-    let missing_before =
-        history.appended[..first].iter().find(|(l, p, _)| l.0 + p.len() as u64 > history.truncated && l.0 >= history.truncated);
+    let missing_before = history.appended[..first].iter().find(|(l, ..)| l.0 >= history.truncated);
     if let Some((lsn, ..)) = missing_before {
         return Err(format!("{lsn:?} is missing at the beginning, truncated below {}", history.truncated));
     }
@@ -107,14 +149,23 @@ fn judge(history: &History, recovered: &[(Lsn, Vec<u8>)], tail: Lsn) -> Result<(
     {
         return Err(format!("group {group} was recovered in part"));
     }
+    // The newest commit record that is recovered, wherever its own place has been truncated.
+    let commits = history.appended[..first + recovered.len()].iter().rev().find_map(|(_, item, _)| match item {
+        Item::Commit(commit) => Some(commit),
+        Item::Record(_) => None,
+    });
+    if wal.last_commit() != commits.or(history.commit_before.as_ref()) {
+        return Err(format!("the last commit is {:?} instead of {commits:?}", wal.last_commit()));
+    }
     Ok(())
 }
 
 /// After recovery the log goes on: the model is what was recovered.
-fn go_on(history: &History, recovered: Vec<(Lsn, Vec<u8>)>, tail: Lsn) -> History {
+fn go_on(history: &History, recovered: Vec<(Lsn, Item)>, wal: &Wal<SimDevice>) -> History {
+    let (tail, commit_before) = (wal.tail(), wal.last_commit().cloned());
     let group = |lsn: &Lsn| history.appended.iter().find(|(l, ..)| l == lsn).map_or(0, |(.., g)| *g);
     let appended = recovered.into_iter().map(|(lsn, payload)| (lsn, payload, group(&lsn))).collect();
-    History { appended, durable: tail.0, truncated: history.truncated }
+    History { appended, durable: tail.0, truncated: history.truncated, commit_before }
 }
 
 /// One workload: where its device fails at operation `at`, if anywhere.
@@ -153,9 +204,9 @@ fn acknowledged_records_survive_a_crash_at_every_operation() {
                 match recover(after, seed + 1) {
                     Err(e) => tally.check(Err(format!("{}: {e}", place()))),
                     Ok((mut wal, recovered)) => {
-                        tally.check(judge(&history, &recovered, wal.tail()).map_err(|e| format!("{}: {e}", place())));
+                        tally.check(judge(&history, &recovered, &wal).map_err(|e| format!("{}: {e}", place())));
                         // Go on, crash again somewhere, recover again.
-                        let mut second = go_on(&history, recovered, wal.tail());
+                        let mut second = go_on(&history, recovered, &wal);
                         let mut random = Random(seed * 1000 + at * 16 + crash);
                         let power_off = wal.device_mut().submitted() + random.below(40);
                         wal.device_mut().inject(power_off, Fault::PowerOff);
@@ -164,7 +215,7 @@ fn acknowledged_records_survive_a_crash_at_every_operation() {
                         let result = match recover(after, seed + 2) {
                             Err(e) => Err(format!("{}, again: {e}", place())),
                             Ok((wal, recovered)) => {
-                                judge(&second, &recovered, wal.tail()).map_err(|e| format!("{}, again: {e}", place()))
+                                judge(&second, &recovered, &wal).map_err(|e| format!("{}, again: {e}", place()))
                             }
                         };
                         tally.check(result);
@@ -195,7 +246,7 @@ fn a_crash_during_recovery_loses_nothing() {
                     let place = || format!("workload {seed}, operation {at}, crash {crash}, recovery operation {recovery_op}");
                     tally.check(match recover(again, seed + 2) {
                         Err(e) => Err(format!("{}: {e}", place())),
-                        Ok((wal, recovered)) => judge(&history, &recovered, wal.tail()).map_err(|e| format!("{}: {e}", place())),
+                        Ok((wal, recovered)) => judge(&history, &recovered, &wal).map_err(|e| format!("{}: {e}", place())),
                     });
                 }
             }
@@ -226,7 +277,7 @@ fn an_error_poisons_the_log_and_what_it_acknowledged_survives() {
                 for crash in 0..4 {
                     tally.check(match recover(device.crash(crash), seed + 1) {
                         Err(e) => Err(format!("workload {seed}, {fault:?} at {at}, crash {crash}: {e}")),
-                        Ok((wal, recovered)) => judge(&history, &recovered, wal.tail())
+                        Ok((wal, recovered)) => judge(&history, &recovered, &wal)
                             .map_err(|e| format!("workload {seed}, {fault:?} at {at}, crash {crash}: {e}")),
                     });
                 }
@@ -237,7 +288,7 @@ fn an_error_poisons_the_log_and_what_it_acknowledged_survives() {
 }
 
 /// A log of several segments, all durable, where each record is a write of its own. Its device, its records, and where the last write began.
-fn settled(seed: u64) -> (SimDevice, Vec<(Lsn, Vec<u8>)>, u64) {
+fn settled(seed: u64) -> (SimDevice, Vec<(Lsn, Item)>, u64) {
     let mut wal = Wal::open(SimDevice::new(seed), options(seed), |_, _| {}).unwrap();
     let (mut random, mut records) = (Random(seed), Vec::new());
     for _ in 0..30 {
@@ -245,7 +296,7 @@ fn settled(seed: u64) -> (SimDevice, Vec<(Lsn, Vec<u8>)>, u64) {
         let lsn = wal.append(&payload).unwrap();
         wal.commit().unwrap();
         wal.wait_durable(wal.tail(), Duration::from_secs(5)).unwrap();
-        records.push((lsn, payload));
+        records.push((lsn, Item::Record(payload)));
     }
     let last = records.last().unwrap().0.0;
     (wal.into_device(), records, last)
@@ -327,7 +378,7 @@ fn lying_writes_are_found_out_when_later_ones_prove_them() {
                 if wal.commit().and_then(|_| wal.wait_durable(wal.tail(), Duration::from_secs(5))).is_err() {
                     break;
                 }
-                records.push((lsn, payload));
+                records.push((lsn, Item::Record(payload)));
             }
             match recover(wal.into_device().crash(3), 9) {
                 Err(_) => found += 1,
@@ -370,7 +421,7 @@ fn a_full_log_refuses_and_takes_again_when_it_has_been_committed() {
     let lsn = wal.commit().unwrap();
     wal.wait_durable(lsn, Duration::from_secs(5)).unwrap();
     wal.append(&[7; 100]).unwrap();
-    assert!(matches!(wal.append(&[0; 5000]), Err(WalError::TooLarge { limit_bytes: 3000, .. })));
+    assert!(matches!(wal.append(&[0; 5000]), Err(WalError::TooLarge { limit_bytes: 2232, .. })));
     let (_, recovered) = recover(wal.into_device().crash(1), 2).unwrap();
     assert_eq!(recovered.len(), accepted);
 }
@@ -382,4 +433,147 @@ fn files_of_others_are_left_alone() {
     device.execute(DeviceOp::Create { file: other.clone() }).unwrap();
     let wal = Wal::open(device, options(1), |_, _| {}).unwrap();
     assert!(wal.into_device().content(&other).is_some());
+}
+
+/// A log of groups, several in a segment, with the numbers of their groups.
+fn grouped(seed: u64) -> (SimDevice, Vec<(Lsn, Item, u64)>) {
+    let mut wal = Wal::open(SimDevice::new(seed), options(seed), |_, _| {}).unwrap();
+    let (mut random, mut history) = (Random(seed), Model::new());
+    for group in 0..40 {
+        let payloads: Vec<Vec<u8>> = (0..1 + random.below(3)).map(|_| payload(&mut random)).collect();
+        let views: Vec<_> = payloads.iter().map(Vec::as_slice).collect();
+        let Ok(Lsn(mut at)) = wal.append_batch(&views) else { continue };
+        for payload in payloads {
+            let bytes = (16 + payload.len()).next_multiple_of(8) as u64;
+            history.push((Lsn(at), Item::Record(payload), group));
+            at += bytes;
+        }
+        let end = wal.commit().unwrap();
+        wal.wait_durable(end, Duration::from_secs(5)).unwrap();
+    }
+    (wal.into_device(), history)
+}
+
+/// What a repaired log holds: whole groups of those appended, in order; under `Truncate` a beginning of them.
+fn judge_repaired(
+    appended: &Model,
+    recovered: &[(Lsn, Item)],
+    policy: RepairPolicy,
+    (before, after): (u64, u64),
+) -> Result<(), String> {
+    let mut rest = appended.iter();
+    for (lsn, item) in recovered {
+        if !rest.any(|(l, i, _)| l == lsn && i == item) {
+            return Err(format!("{lsn:?} was never appended"));
+        }
+    }
+    let kept = |lsn: &Lsn| recovered.iter().any(|(l, _)| l == lsn);
+    if let Some((lsn, ..)) = appended.iter().find(|(l, _, g)| {
+        let group_end = appended.iter().filter(|(.., other)| other == g).map(|(l, ..)| l.0).max().unwrap_or(0);
+        let behind = appended.iter().find(|(l, ..)| l.0 > group_end).map_or(u64::MAX, |(l, ..)| l.0);
+        behind <= before && !kept(l)
+    }) {
+        return Err(format!("{lsn:?} lies before the damage at {before} and is gone"));
+    }
+    for pair in appended.windows(2) {
+        if pair[0].2 == pair[1].2 && kept(&pair[0].0) != kept(&pair[1].0) {
+            return Err(format!("group {} is there in part", pair[0].2));
+        }
+    }
+    let gap = appended.iter().position(|(l, ..)| !kept(l)).unwrap_or(appended.len());
+    match policy {
+        RepairPolicy::Truncate if recovered.len() != gap => Err("there is something behind the damage".to_owned()),
+        RepairPolicy::Truncate => Ok(()),
+        // Damage costs the groups it touches alone.
+        RepairPolicy::Skip => {
+            let begins_behind = |g: &u64| appended.iter().find(|(.., other)| other == g).is_some_and(|(l, ..)| l.0 >= after);
+            match appended.iter().find(|(l, _, g)| begins_behind(g) && !kept(l)) {
+                Some((lsn, ..)) => Err(format!("{lsn:?} begins behind the damage, which ends at {after}, and is gone")),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+#[test]
+fn repair_saves_what_is_whole_and_keeps_copies_through_crashes_of_its_own() {
+    let tally = Tally::default();
+    let mut repaired = 0;
+    for seed in 1..12 {
+        let (device, appended) = grouped(seed);
+        let Done::Files(files) = device.crash(1).execute(DeviceOp::List).unwrap() else { panic!("files") };
+        let mut random = Random(seed);
+        for round in 0..60 {
+            let mut damaged = device.crash(1);
+            let (file, len) = &files[random.below(files.len() as u64) as usize];
+            let base: u64 = file.as_str()[4..24].parse().unwrap();
+            let start = random.below(len - 600) as usize;
+            let bytes = [1, 8, 512][random.below(3) as usize];
+            for at in start..start + bytes {
+                damaged.corrupt(file, at, random.next() as u8);
+            }
+            let damage = (base + (start as u64).saturating_sub(4096), base + (start as u64 + bytes as u64).saturating_sub(4096));
+            let policy = if round % 2 == 0 { RepairPolicy::Truncate } else { RepairPolicy::Skip };
+            let place = format!("log {seed}, round {round}: {file} at {start}, {bytes} B, {policy:?}");
+            let opens = recover(damaged.crash(1), 77).is_ok();
+            let mut device = damaged.crash(1);
+            let examined = Wal::examine(&mut device, policy).unwrap();
+            assert!(!examined.applied && examined.findings.is_empty() == opens, "{place}: {examined:?}");
+            let first_op = device.submitted();
+            let report = Wal::repair(&mut device, policy).unwrap();
+            let ops = device.submitted() - first_op;
+            assert_eq!(report.findings, examined.findings);
+            if opens {
+                assert!(report.copies.is_empty() && !report.applied, "{place}");
+                continue;
+            }
+            repaired += 1;
+            for copy in &report.copies {
+                let original = FileName::new(copy.strip_prefix("before-repair-1-").unwrap()).unwrap();
+                assert_eq!(device.content(&FileName::new(copy).unwrap()), damaged.content(&original), "{place}");
+            }
+            tally.check(match recover(device.crash(9), 78) {
+                Ok((_, recovered)) => judge_repaired(&appended, &recovered, policy, damage).map_err(|e| format!("{place}: {e}")),
+                Err(e) => Err(format!("{place}: {e}")),
+            });
+            for at in 0..ops {
+                let mut device = damaged.crash(1);
+                device.inject(at, Fault::PowerOff);
+                let _ = Wal::repair(&mut device, policy);
+                let mut after = device.crash(at + seed);
+                let again = Wal::repair(&mut after, policy).and_then(|_| recover(after, 79));
+                tally.check(match again {
+                    Ok((_, recovered)) => judge_repaired(&appended, &recovered, policy, damage)
+                        .map_err(|e| format!("{place}, crash at operation {at}: {e}")),
+                    Err(e) => Err(format!("{place}, crash at operation {at}: {e}")),
+                });
+            }
+        }
+    }
+    assert!(repaired > 100, "{repaired}");
+    tally.finish("wal repair", 1000);
+}
+
+#[test]
+fn a_lost_segment_is_bridged_or_ends_the_log() {
+    let (device, records, _) = settled(3);
+    let Done::Files(files) = device.crash(1).execute(DeviceOp::List).unwrap() else { panic!("files") };
+    assert!(files.len() >= 3);
+    for (policy, keeps_end) in [(RepairPolicy::Truncate, false), (RepairPolicy::Skip, true)] {
+        let mut damaged = device.crash(1);
+        assert!(damaged.lose(&files[1].0));
+        let report = Wal::repair(&mut damaged, policy).unwrap();
+        assert_eq!(report.findings.len(), 1, "{report:?}");
+        let (wal, recovered) = recover(damaged, 9).unwrap();
+        assert!(recovered.first() == records.first() && recovered.len() < records.len());
+        assert_eq!(recovered.last() == records.last(), keeps_end);
+        // The log goes on.
+        let mut wal = wal;
+        let lsn = wal.append(b"behind").unwrap();
+        let end = wal.commit().unwrap();
+        wal.wait_durable(end, Duration::from_secs(5)).unwrap();
+        let (_, again) = recover(wal.into_device().crash(4), 10).unwrap();
+        assert_eq!(again.len(), recovered.len() + 1);
+        assert_eq!(again.last(), Some(&(lsn, Item::Record(b"behind".to_vec()))));
+    }
 }
