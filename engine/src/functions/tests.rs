@@ -78,6 +78,12 @@ fn text_functions() {
     check("SPLIT_INDEX(s, 47, 3)", ["abo", "NULL", "NULL", "NULL"]);
     check("SPLIT_INDEX(s, 'dir_', 1)", ["three/item.htm?query=1&channel_id=1234567890123456", "NULL", "NULL", "NULL"]);
     constant("SPLIT_INDEX('a,b,c', ',', 2)", "c");
+    constant("lower('ABC xyz ÄÖÜ ẞ')", "abc xyz äöü ß");
+    constant("upper('abc XYZ äöß')", "ABC XYZ ÄÖSS");
+    constant("lower('A TEXT OF MORE THAN TWELVE')", "a text of more than twelve");
+    constant("UCASE('')", "");
+    constant("lower(NULL)", "NULL");
+    check("upper(s) = s", ["false", "NULL", "false", "true"]);
     check("regexp_extract(s, '(&|^)channel_id=([^&]*)', 2)", ["1234567890123456", "NULL", "NULL", "NULL"]);
     check("REGEXP_EXTRACT(s, 'c+')", ["c", "NULL", "ccc", "NULL"]);
     check("REGEXP_EXTRACT(s, 'c(x)?', 1)", ["NULL", "NULL", "NULL", "NULL"]);

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, Int64Builder};
+use arrow::array::{Array, ArrayRef, Int64Array, Int64Builder};
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::Volatility;
 
-use super::call::{Call, Function, Text, is_integer, is_text};
+use super::call::{Call, Function, Integer, Text, is_integer, is_text};
 use super::substrings::Substrings;
 
 pub(super) const FUNCTIONS: &[Function] = &[
@@ -23,6 +23,26 @@ pub(super) const FUNCTIONS: &[Function] = &[
             _ => None,
         },
         eval: count_char,
+    },
+    Function {
+        name: "lower",
+        aliases: &["lcase"],
+        family: "text",
+        signature: "lower(text)",
+        doc: "A text with every letter in lower case.",
+        volatility: Volatility::Immutable,
+        types: one_text,
+        eval: |call| change_case(call, &LOWER),
+    },
+    Function {
+        name: "upper",
+        aliases: &["ucase"],
+        family: "text",
+        signature: "upper(text)",
+        doc: "A text with every letter in upper case.",
+        volatility: Volatility::Immutable,
+        types: one_text,
+        eval: |call| change_case(call, &UPPER),
     },
     Function {
         name: "split_index",
@@ -92,6 +112,18 @@ fn split_index(call: &Call<'_>) -> Result<ArrayRef> {
     let (text, index) = (call.text(0)?, call.integer(2)?);
     let code_point = call.text(1).is_err().then(|| call.integer(1)).transpose()?;
     let mut out = Substrings::new(text, call.rows);
+    if let (Text::Column(column), None, Integer::Constant(Some(index))) = (text, code_point, index)
+        && let (Text::Constant(Some(separator)), Ok(index)) = (call.text(1)?, usize::try_from(index))
+        && let [byte] = separator.as_bytes()
+    {
+        for row in 0..call.rows {
+            match column.is_valid(row).then(|| part_between(column.value(row).as_bytes(), *byte, index)).flatten() {
+                Some(range) => out.push(row, range),
+                None => out.push_null(),
+            }
+        }
+        return Ok(out.finish());
+    }
     let mut buffer = [0u8; 4];
     for row in 0..call.rows {
         let separator: Option<&str> = match code_point {
@@ -102,16 +134,125 @@ fn split_index(call: &Call<'_>) -> Result<ArrayRef> {
             },
         };
         let found = match (text.get(row), separator, index.get(row)) {
-            (Some(text), Some(separator), Some(index)) => usize::try_from(index)
-                .ok()
-                .and_then(|index| part(text, separator, index))
-                .map(|(start, end)| (start, &text[start..end])),
+            (Some(text), Some(separator), Some(index)) => {
+                usize::try_from(index).ok().and_then(|index| part(text, separator, index)).map(|(start, end)| start..end)
+            }
             _ => None,
         };
         match found {
-            Some((start, part)) => out.push(row, start, part)?,
+            Some(range) => out.push(row, range),
             None => out.push_null(),
         }
     }
     Ok(out.finish())
+}
+
+const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+
+/// The high bit of each byte of `word` that equals `byte`, in `spread` eight times.
+#[inline]
+fn equal_bytes(word: u64, spread: u64) -> u64 {
+    let differs = word ^ spread;
+    !((differs & LOW_BITS).wrapping_add(LOW_BITS) | differs | LOW_BITS)
+}
+
+/// Part `index` of `text` between bytes `separator`: eight bytes at a time, as parts are short and a search anew for each costs more.
+#[inline]
+fn part_between(text: &[u8], separator: u8, index: usize) -> Option<std::ops::Range<usize>> {
+    let spread = u64::from(separator) * 0x0101_0101_0101_0101;
+    // The number of separators to pass before the part begins.
+    let (mut missing, mut start) = (index, (index == 0).then_some(0));
+    let (words, rest) = text.as_chunks::<8>();
+    let mut last = [!separator; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    for (number, word) in words.iter().chain(std::iter::once(&last)).enumerate() {
+        let mut found = equal_bytes(u64::from_le_bytes(*word), spread);
+        let count = found.count_ones() as usize;
+        if start.is_none() && count < missing {
+            missing -= count;
+            continue;
+        }
+        while found != 0 {
+            let at = number * 8 + (found.trailing_zeros() / 8) as usize;
+            match start {
+                Some(start) => return Some(start..at),
+                None => {
+                    missing -= 1;
+                    if missing == 0 {
+                        start = Some(at + 1);
+                    }
+                }
+            }
+            found &= found - 1;
+        }
+    }
+    start.map(|start| start..text.len())
+}
+
+fn one_text(types: &[DataType]) -> Option<(Vec<DataType>, DataType)> {
+    match types {
+        [a] if is_text(a) => Some((vec![DataType::Utf8View], DataType::Utf8View)),
+        _ => None,
+    }
+}
+
+/// One way to change letters.
+struct Case {
+    /// Whether a byte below 0x80 changes, and into what by turning bit 5.
+    from: std::ops::RangeInclusive<u8>,
+    full: fn(&str) -> String,
+}
+
+const LOWER: Case = Case { from: b'A'..=b'Z', full: str::to_lowercase };
+const UPPER: Case = Case { from: b'a'..=b'z', full: str::to_uppercase };
+
+/// ASCII texts that don't change are shared, short ones are changed without an allocation.
+fn change_case(call: &Call<'_>, case: &Case) -> Result<ArrayRef> {
+    let text = call.text(0)?;
+    let mut out = Substrings::new(text, call.rows);
+    let mut buffer = String::new();
+    for row in 0..call.rows {
+        let Some(text) = text.get(row) else {
+            out.push_null();
+            continue;
+        };
+        // Two loops over all bytes without an early end: they are vectorised.
+        let ascii = text.bytes().fold(0, |all, byte| all | byte) < 0x80;
+        if !ascii {
+            out.push_new(&(case.full)(text));
+        } else if !text.bytes().fold(false, |any, byte| any | case.from.contains(&byte)) {
+            out.push(row, 0..text.len());
+        } else {
+            buffer.clear();
+            buffer.extend(text.bytes().map(|byte| char::from(if case.from.contains(&byte) { byte ^ 0x20 } else { byte })));
+            out.push_new(&buffer);
+        }
+    }
+    Ok(out.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bytes_at_a_time_finds_what_one_at_a_time_finds() {
+        let random = crate::connect::random::RandomStream::new(3, 1);
+        for n in 0..20_000 {
+            let mut word = random.word(n);
+            let len = word as usize % 40;
+            let text: String = (0..len)
+                .map(|_| {
+                    word = word.rotate_left(7).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    ['/', 'a', '.', 'é', '\u{af}', '0'][(word >> 40) as usize % 6]
+                })
+                .collect();
+            for index in 0..12 {
+                let expected = text.split('/').nth(index);
+                let found = part_between(text.as_bytes(), b'/', index).map(|range| &text[range]);
+                assert_eq!(found, expected, "part {index} of {text:?}");
+                assert_eq!(part(&text, "/", index).map(|(start, end)| &text[start..end]), expected);
+            }
+        }
+    }
 }

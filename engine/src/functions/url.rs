@@ -74,7 +74,10 @@ fn parse_url(call: &Call<'_>) -> Result<ArrayRef> {
             )
         })?;
         match found {
-            Some(part) => out.push(row, part.as_ptr() as usize - url.as_ptr() as usize, part)?,
+            Some(part) => {
+                let start = part.as_ptr() as usize - url.as_ptr() as usize;
+                out.push(row, start..start + part.len());
+            }
             None => out.push_null(),
         }
     }
