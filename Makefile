@@ -15,10 +15,10 @@ export RUST_BACKTRACE ?= 0
 TIDERACE := $(CARGO_TARGET_DIR)/release/tiderace
 EVENTS := engine/tests/data/golden/events.jsonl.gz
 
-.PHONY: help run test bench doc setup update
+.PHONY: help run test e2e bench demo-k8s demo-k8s-down doc setup update
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Check for compiler and tools; as root, install the Debian packages that are missing
 	@.ci/setup
@@ -36,8 +36,22 @@ test: setup ## All that CI asks: format, lints, tests, documentation, generated 
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked
 	@echo "make test: all is well"
 
-update: ## Write the generated files anew (CRD, reference pages)
+e2e: ## The tests on a real Kubernetes, which runs on this machine: root and Go (E2E="bad_image --keep" narrows it)
+	cargo build --workspace --bins --locked
+	e2e/run $(E2E)
+
+DEMO_PROFILE ?= release
+demo-k8s: setup ## A Kubernetes on this machine with the operator and an example job in it: root and Go
+	cargo build --profile $(DEMO_PROFILE) --workspace --bins --locked
+	@examples/kubernetes/demo up $(CARGO_TARGET_DIR)/$(DEMO_PROFILE:dev=debug)
+
+demo-k8s-down: ## Remove it, without a trace but the build cache
+	@examples/kubernetes/demo down
+
+update: ## Write the generated files anew (definitions, reference pages, deploy/tiderace.yaml)
 	UPDATE=1 cargo test --workspace --locked --lib -- up_to_date
+	@if PATH=$$PATH:/usr/local/go/bin command -v go >/dev/null; then UPDATE=1 cargo run --quiet --bin tiderace-e2e --locked -- render; \
+	else echo "deploy/tiderace.yaml is left as it is: Go is missing"; fi
 
 bench: setup ## Nexmark: events per second and core, CPU per event, memory, digests (BENCH="q0 q17 --cores 1 --rounds 1" narrows it)
 	cargo bench --locked --bench nexmark -- $(BENCH)
