@@ -49,7 +49,14 @@ impl Shard {
         assert!((9..=24).contains(&layout.page_bits) && layout.tag_bits <= 24, "{layout:?}");
         assert!(layout.index_bits <= 15 && (layout.index_bits..=20).contains(&layout.segment_bits), "{layout:?}");
         assert!((6..=16).contains(&layout.block_bits) && layout.chunk_blocks >= 4, "{layout:?}");
-        Self { options, layout, point: HashMap::new(), ordered: HashMap::new(), used_bytes: Arc::default(), retired: VecDeque::new() }
+        Self {
+            options,
+            layout,
+            point: HashMap::new(),
+            ordered: HashMap::new(),
+            used_bytes: Arc::default(),
+            retired: VecDeque::new(),
+        }
     }
 
     /// The budget it was made with.

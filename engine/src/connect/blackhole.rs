@@ -135,8 +135,7 @@ impl SinkWriter for BlackholeWriter {
             Some(kinds) => kinds.iter().map(|kind| sign(*kind)).sum(),
         };
         let Some(digests) = &mut self.digests else { return Ok(()) };
-        let rows =
-            digests.of(changes.rows.columns(), count).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
+        let rows = digests.of(changes.rows.columns(), count).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
         let wide = |lanes: &[u64; 2]| u128::from(lanes[0]) | u128::from(lanes[1]) << 64;
         let sum = match &changes.kinds {
             None => rows.iter().fold(0u128, |sum, lanes| sum.wrapping_add(wide(lanes))),

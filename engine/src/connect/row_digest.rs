@@ -68,7 +68,8 @@ impl RowDigests {
 }
 
 fn is_plain(kind: &DataType) -> bool {
-    kind.is_primitive() && !matches!(kind, DataType::Float16 | DataType::Interval(_))
+    kind.is_primitive()
+        && !matches!(kind, DataType::Float16 | DataType::Interval(_))
         && !matches!(kind, DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal256(..))
         || matches!(kind, DataType::Boolean | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Binary)
 }
@@ -162,7 +163,8 @@ mod tests {
     #[test]
     fn different_rows_have_different_digests_in_both_lanes() {
         let a: ArrayRef = Arc::new(Int64Array::from_iter((0..2000).map(|i| (i % 100 != 7).then_some(i % 100))));
-        let b: ArrayRef = Arc::new(StringViewArray::from_iter((0..2000).map(|i| (i / 100 != 5).then(|| format!("text {}", i / 100)))));
+        let b: ArrayRef =
+            Arc::new(StringViewArray::from_iter((0..2000).map(|i| (i / 100 != 5).then(|| format!("text {}", i / 100)))));
         let all = digests(&[a, b]);
         assert_eq!(all.iter().map(|d| d[0]).collect::<HashSet<_>>().len(), 2000);
         assert_eq!(all.iter().map(|d| d[1]).collect::<HashSet<_>>().len(), 2000);

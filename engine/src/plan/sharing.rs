@@ -17,7 +17,17 @@ use super::compile::{LogicalStep, column_at, literal, logical_output, needs_time
 
 /// Functions that give a value or NULL for all arguments of their types, and cost more than a few ns.
 const INFALLIBLE: &[&str] = &[
-    "lower", "upper", "btrim", "ltrim", "rtrim", "trim", "character_length", "octet_length", "split_index", "count_char", "date_part",
+    "lower",
+    "upper",
+    "btrim",
+    "ltrim",
+    "rtrim",
+    "trim",
+    "character_length",
+    "octet_length",
+    "split_index",
+    "count_char",
+    "date_part",
     "regexp_extract",
 ];
 
@@ -146,7 +156,9 @@ fn collect_unconditional(expr: &Expr, out: &mut HashSet<Expr>) {
     match expr {
         Expr::Alias(alias) => collect_unconditional(&alias.expr, out),
         Expr::Cast(cast) => collect_unconditional(&cast.expr, out),
-        Expr::Not(inner) | Expr::IsNull(inner) | Expr::IsNotNull(inner) | Expr::Negative(inner) => collect_unconditional(inner, out),
+        Expr::Not(inner) | Expr::IsNull(inner) | Expr::IsNotNull(inner) | Expr::Negative(inner) => {
+            collect_unconditional(inner, out)
+        }
         Expr::BinaryExpr(binary) => {
             collect_unconditional(&binary.left, out);
             if !matches!(binary.op, Operator::And | Operator::Or) {
@@ -214,7 +226,8 @@ mod tests {
     }
 
     fn project(expr: Expr) -> LogicalStep {
-        let schema = DFSchema::new_with_metadata(vec![(None, expr.to_field(input().as_ref()).unwrap().1)], HashMap::new()).unwrap();
+        let schema =
+            DFSchema::new_with_metadata(vec![(None, expr.to_field(input().as_ref()).unwrap().1)], HashMap::new()).unwrap();
         LogicalStep::Project(vec![expr], Arc::new(schema))
     }
 
@@ -230,7 +243,11 @@ mod tests {
         assert_eq!(shared(&[project(case.clone())]), ["lower(t)"]);
         let filter = LogicalStep::Filter(col("a").gt(lit(1i64)).or(upper(lower(col("t"))).is_not_null()));
         assert_eq!(shared(&[filter.clone(), project(case)]), ["lower(t)"]);
-        assert_eq!(shared(&[filter.clone(), project(upper(lower(col("t"))))]), ["upper(lower(t))"], "the part stands in it alone");
+        assert_eq!(
+            shared(&[filter.clone(), project(upper(lower(col("t"))))]),
+            ["upper(lower(t))"],
+            "the part stands in it alone"
+        );
         assert_eq!(shared(&[filter, project(col("t"))]), [""; 0]);
     }
 

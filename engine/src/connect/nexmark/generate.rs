@@ -231,7 +231,9 @@ impl Generator {
             AuctionField::ItemName => self.words(random, runs, rows, NAME_END),
             AuctionField::Description => self.words(random, runs, rows, DESCRIPTION_END),
             AuctionField::InitialBid => longs(runs, rows, |n| self.prices.price(random.word(n))),
-            AuctionField::Reserve => longs(runs, rows, |n| self.prices.price(initial.word(n)) + self.prices.price(random.word(n))),
+            AuctionField::Reserve => {
+                longs(runs, rows, |n| self.prices.price(initial.word(n)) + self.prices.price(random.word(n)))
+            }
             AuctionField::DateTime => self.times(runs, rows),
             AuctionField::Expires => {
                 // On average as long as it takes until all auctions that are open now have been followed by new ones.

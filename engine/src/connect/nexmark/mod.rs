@@ -353,13 +353,14 @@ impl Column {
             Self::Struct { kind, nulls, .. } if *kind != of => Arc::new(nulls.slice(0, rows)),
             Self::Struct { fields, sources, .. } => {
                 let columns = generator.columns(sources.iter().map(|(field, _)| *field), runs, rows);
-                let children = columns
-                    .into_iter()
-                    .zip(sources)
-                    .map(|(column, (_, data_type))| {
-                        if column.data_type() == data_type { Ok(column) } else { cast(&column, data_type).map_err(internal) }
-                    })
-                    .collect::<Result<_>>()?;
+                let children =
+                    columns
+                        .into_iter()
+                        .zip(sources)
+                        .map(|(column, (_, data_type))| {
+                            if column.data_type() == data_type { Ok(column) } else { cast(&column, data_type).map_err(internal) }
+                        })
+                        .collect::<Result<_>>()?;
                 Arc::new(StructArray::try_new_with_length(fields.clone(), children, None, rows).map_err(internal)?)
             }
         })
