@@ -23,6 +23,20 @@ pub const WORK_DIRECTORY: &str = "/var/lib/tiderace";
 /// Environment variable with the deploy epoch of the pod: it grows with every start that the operator orders, and a worker refuses calls of another epoch.
 pub const EPOCH_VARIABLE: &str = "TIDERACE_DEPLOY_EPOCH";
 
+/// Header of any call with the deploy epoch that the caller means; a worker of another one answers 409 and does nothing.
+pub const EPOCH_HEADER: &str = "tiderace-deploy-epoch";
+
+/// The largest body of a request, bytes; a larger one is answered with 413.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+
+/// The body of every answer that is no success.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorReply {
+    /// What is wrong.
+    pub error: Problem,
+}
+
 /// `GET /v1/version`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -87,6 +101,9 @@ pub struct StatusReply {
     /// Why it failed, when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
+    /// `operationId` of the last [`StopRequest`] that was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<String>,
 }
 
 /// One error, as `tiderace check` shows it.
@@ -112,8 +129,11 @@ pub struct Problem {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanCheckRequest {
-    /// The whole manifest as JSON (`apiVersion`, `kind`, `metadata`, `spec`), with the statements inline.
+    /// The whole manifest as JSON (`apiVersion`, `kind`, `metadata`, `spec`).
     pub job: serde_json::Value,
+    /// The statements, where the manifest takes them from a ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<String>,
 }
 
 /// What came of a plan check.

@@ -555,7 +555,14 @@ fn show_create(table: &TableDef) -> String {
     let options: Vec<String> = table
         .options
         .iter()
-        .map(|(key, value)| format!("{} = {}", text(key), if is_secret(key) { "'******'".to_owned() } else { text(value) }))
+        .map(|(key, value)| {
+            let shown = match table.options.secret_name(key) {
+                Some(_) => value.into_owned(),
+                None if is_secret(key) => "'******'".to_owned(),
+                None => text(&value),
+            };
+            format!("{} = {shown}", text(key))
+        })
         .collect();
     if !options.is_empty() {
         out.push_str(&format!(" WITH (\n  {}\n)", options.join(",\n  ")));

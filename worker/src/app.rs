@@ -7,12 +7,12 @@ use tiderace_engine::error::{Class, Code, Diagnostic, Diagnostics};
 use tiderace_engine::plan::{ExplainFormat, JobPlan};
 use tiderace_engine::runtime::graph::Role;
 
-use crate::command::{Cli, Command, ExplainArgs, JobArgs, LogFormat, PlanFormat};
+use crate::command::{CheckArgs, CheckFormat, Cli, Command, ExplainArgs, JobArgs, LogFormat, PlanFormat};
 use crate::exit::Exit;
 use crate::job_file::{JobFile, SourceText};
-use crate::planning::{self, Demand};
+use crate::planning::{self, Demand, Given};
 use crate::report::{self, Located, Style};
-use crate::{error_pages, listing, machine, run};
+use crate::{error_pages, listing, machine, plan_check, run, serve, termination};
 
 /// Runs the command that the process's arguments name.
 #[must_use]
@@ -49,6 +49,7 @@ impl Console {
             Command::Run(arguments) => run::run(self, &arguments),
             Command::Check(arguments) => self.check(&arguments),
             Command::Explain(arguments) => self.explain(&arguments),
+            Command::Serve(arguments) => serve::run(self, arguments),
             Command::Functions(arguments) => self.rows(&listing::functions_text(arguments.format)),
             Command::Connectors(arguments) => match listing::connectors_text(arguments.name.as_deref(), arguments.list.format) {
                 Ok(text) => self.rows(&text),
@@ -74,8 +75,11 @@ impl Console {
         }
     }
 
-    fn check(&self, arguments: &JobArgs) -> Exit {
-        match self.plan(arguments) {
+    fn check(&self, arguments: &CheckArgs) -> Exit {
+        if arguments.format == CheckFormat::Json {
+            return self.check_for_machines(arguments);
+        }
+        match self.plan(&arguments.job) {
             Ok((file, plan)) => {
                 let count = |is: fn(&Role) -> bool| plan.graph.nodes.iter().filter(|node| is(&node.role)).count();
                 let (sources, sinks) = (count(|r| matches!(r, Role::Source(_))), count(|r| matches!(r, Role::Sink(_))));
@@ -87,6 +91,19 @@ impl Console {
                 Exit::Success
             }
             Err(exit) => exit,
+        }
+    }
+
+    /// One line of JSON, whatever is wrong: the caller is a program that can't look at stderr.
+    fn check_for_machines(&self, arguments: &CheckArgs) -> Exit {
+        let reply = plan_check::check(arguments);
+        if let Some(path) = &arguments.termination_log {
+            termination::write_plan_check(path, &reply);
+        }
+        let valid = reply.valid;
+        match self.rows(&format!("{}\n", plan_check::to_json(&reply))) {
+            Exit::Success if !valid => Exit::UserError,
+            exit => exit,
         }
     }
 
@@ -106,7 +123,8 @@ impl Console {
         let file = self.read(arguments)?;
         let demand =
             Demand::decide(&file, arguments.cores, machine::cores_available()).map_err(|error| self.refuse_alone(error))?;
-        match planning::plan(&file, arguments, demand.cores, false) {
+        let given = Given::by(arguments).map_err(|error| self.refuse_alone(error))?;
+        match planning::plan(&file, &given, demand.cores, false) {
             Ok(plan) => Ok((file, plan)),
             Err(errors) => Err(self.refuse(&Located::in_sql(&errors, &file), &errors)),
         }

@@ -3,7 +3,7 @@
 use tiderace_engine::error::Code;
 
 use crate::command::ListFormat;
-use crate::listing;
+use crate::{listing, serve};
 
 const SUMMARY: &str = "\
 # Summary
@@ -18,12 +18,27 @@ const SUMMARY: &str = "\
 - [Connectors and formats](guide/connectors.md)
   - [Reference](reference/connectors.md)
 - [Command line](guide/command-line.md)
+- [A worker's pod](guide/serve.md)
+  - [Metrics](reference/metrics.md)
+  - [Admin API](reference/admin-api.md)
 - [Design records](design/README.md)
 - [Bench: Nexmark, 2026-11-21](bench/2026-11-21.md)
 - [Errors](reference/errors.md)
 ";
 
 const NOTE: &str = "<!-- Generated: `make update` writes it anew. -->\n";
+
+const METRICS_INTRODUCTION: &str = "\
+What `GET /metrics` on the plain port of a worker says. Everything comes from counts that the engine publishes at its marks, so a value is
+as old as one tick at most. Counters begin at 0 at each start of the process. The metrics of the operator, `tiderace_operator_…`, are others.
+";
+
+const ADMIN_INTRODUCTION: &str = "\
+JSON over HTTPS on port 8443. Both sides have a certificate of the job's CA; who has none is refused in the handshake. Bodies have at most
+4 MiB, requests take at most 30 s. Every answer that is no success is `{\"error\": {\"code\", \"message\", \"hint\"}}`. The header
+`tiderace-deploy-epoch` says which start of the job the caller means; a worker of another one answers 409 and does nothing. Types and fields
+are in [admin-api.json](admin-api.json), which `GET /openapi.json` gives too.
+";
 
 /// Each generated page: its path under `docs/`, and its text.
 #[must_use]
@@ -41,6 +56,15 @@ pub fn pages() -> Vec<(&'static str, String)> {
         ("reference/errors.md", errors),
         ("reference/functions.md", format!("# Functions\n\n{NOTE}\n{}", listing::functions_text(ListFormat::Markdown))),
         ("reference/settings.md", format!("# Settings\n\n{NOTE}\n{}", listing::settings_markdown())),
+        (
+            "reference/metrics.md",
+            format!("# Metrics of a worker\n\n{NOTE}\n{METRICS_INTRODUCTION}\n{}", serve::metrics_markdown()),
+        ),
+        (
+            "reference/admin-api.md",
+            format!("# Admin API of a worker\n\n{NOTE}\n{ADMIN_INTRODUCTION}\n{}", serve::openapi_markdown()),
+        ),
+        ("reference/admin-api.json", serve::openapi_text()),
         ("reference/connectors.md", format!("# Connectors and formats\n\n{NOTE}\n{}", listing::everything_markdown())),
     ]
 }

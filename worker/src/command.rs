@@ -1,11 +1,12 @@
 //! The command line: names, defaults and help.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tiderace_crds::MemorySize;
+use tiderace_crds::{MemorySize, admin};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -55,11 +56,15 @@ pub enum Command {
 
     /// Plan a job without running it, and say all that is wrong with it
     #[command(after_help = CHECK_HELP)]
-    Check(JobArgs),
+    Check(CheckArgs),
 
     /// Show what a job would run: nodes, keys, time, state and whether it is bounded
     #[command(after_help = EXPLAIN_HELP)]
     Explain(ExplainArgs),
+
+    /// Be a worker's pod: run a job from mounted files, answer the operator, probes and Prometheus
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArgs),
 
     /// List the functions that SQL may use
     Functions(ListArgs),
@@ -90,7 +95,17 @@ Ctrl-C or SIGTERM stops the sources and drains: every row taken in reaches the s
 const CHECK_HELP: &str = "\
 Examples:
   tiderace check job.yaml
-  tiderace check job.sql -D input=/data/bids --log json";
+  tiderace check job.sql -D input=/data/bids --log json
+  tiderace check job.yaml --format json | jq .errors";
+
+const SERVE_HELP: &str = "\
+Examples:
+  tiderace serve                                the process of a pod: everything is where the operator mounts it
+  tiderace serve --planner                      plan only: answers /v1/plan:check and runs no job
+  tiderace serve --job-directory job --tls-directory tls --work-directory work --secrets-directory secrets
+
+SIGTERM stops the sources and drains inside --drain-seconds, then exit 0. A job that ends by itself leaves the process up, so that its
+end can be read. A job that fails leaves its cause in the termination log: exit 3.";
 
 const EXPLAIN_HELP: &str = "\
 Examples:
@@ -112,7 +127,7 @@ Examples:
 /// Which job, and what its text refers to.
 #[derive(Args, Clone, Debug)]
 pub struct JobArgs {
-    /// A StreamingJob manifest (.yaml, .yml), SQL statements (.sql), or '-' for either on stdin
+    /// A StreamingJob manifest (.yaml, .yml), SQL statements (.sql), a folder with job.yaml and job.sql, or '-' for stdin
     pub job: PathBuf,
 
     /// Set the value of ${NAME} in the SQL (may be repeated)
@@ -122,6 +137,10 @@ pub struct JobArgs {
     /// Set a configuration key, as SET does in SQL and `config` in a manifest; wins over the manifest (may be repeated)
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
+
+    /// A folder with one file for each SECRET 'name' in the SQL
+    #[arg(long, value_name = "FOLDER")]
+    pub secrets: Option<PathBuf>,
 
     /// Cores to run on, each with a pinned thread [default: the manifest's, else all that affinity and cgroup allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -146,6 +165,83 @@ pub struct RunArgs {
     /// Print each change of a bare SELECT as it comes, and not the final rows as a table when the input has ended
     #[arg(long)]
     pub changes: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Which job.
+    #[command(flatten)]
+    pub job: JobArgs,
+
+    /// The form of the answer: text on stderr, or on stdout what the admin API's plan:check answers
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+    pub format: CheckFormat,
+
+    /// With --format json: also write the answer here, cut to the 4 KiB that a container may leave behind
+    #[arg(long, value_name = "FILE")]
+    pub termination_log: Option<PathBuf>,
+}
+
+/// The form of a check's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+/// Arguments of `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Plan only: answer /v1/plan:check, and run no job
+    #[arg(long)]
+    pub planner: bool,
+
+    /// The folder with job.yaml, and job.sql where the manifest takes the statements from a ConfigMap
+    #[arg(long, value_name = "FOLDER", default_value = admin::JOB_DIRECTORY, env = "TIDERACE_JOB_DIRECTORY", hide_env = true)]
+    pub job_directory: PathBuf,
+
+    /// The folder with ca.crt, tls.crt and tls.key; read anew when they change
+    #[arg(long, value_name = "FOLDER", default_value = admin::TLS_DIRECTORY, env = "TIDERACE_TLS_DIRECTORY", hide_env = true)]
+    pub tls_directory: PathBuf,
+
+    /// The folder with one file for each SECRET 'name' in the SQL; there need be none
+    #[arg(long, value_name = "FOLDER", default_value = admin::SECRETS_DIRECTORY, env = "TIDERACE_SECRETS_DIRECTORY", hide_env = true)]
+    pub secrets_directory: PathBuf,
+
+    /// The folder for what outlives the process; it has one user
+    #[arg(long, value_name = "FOLDER", default_value = admin::WORK_DIRECTORY, env = "TIDERACE_WORK_DIRECTORY", hide_env = true)]
+    pub work_directory: PathBuf,
+
+    /// The address to listen on [default: all, IPv6 and IPv4]
+    #[arg(long, value_name = "ADDRESS", env = "TIDERACE_LISTEN_ADDRESS", hide_env = true)]
+    pub listen_address: Option<IpAddr>,
+
+    /// The port of the admin API, mTLS; 0 takes any
+    #[arg(long, value_name = "PORT", default_value_t = admin::ADMIN_PORT, env = "TIDERACE_ADMIN_PORT", hide_env = true)]
+    pub admin_port: u16,
+
+    /// The port of /livez, /readyz, /startupz and /metrics, plain HTTP; 0 takes any
+    #[arg(long, value_name = "PORT", default_value_t = admin::HEALTH_PORT, env = "TIDERACE_HEALTH_PORT", hide_env = true)]
+    pub health_port: u16,
+
+    /// The number of this start of the job; calls that mean another are refused
+    #[arg(long, value_name = "N", default_value_t = 0, env = admin::EPOCH_VARIABLE, hide_env = true)]
+    pub deploy_epoch: u64,
+
+    /// How long SIGTERM may drain before the rest is given up; shorter than the pod's grace period
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "TIDERACE_DRAIN_SECONDS", hide_env = true, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub drain_seconds: u64,
+
+    /// Where the cause of a failure is left for the kubelet
+    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log", env = "TIDERACE_TERMINATION_LOG", hide_env = true)]
+    pub termination_log: PathBuf,
+
+    /// Which messages are logged: error, warn, info, debug, or tracing's directives
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "TIDERACE_LOG", hide_env = true)]
+    pub log_filter: String,
 }
 
 /// Arguments of `explain`.

@@ -31,6 +31,10 @@ pub struct JobFile {
     pub sql: String,
     /// How the lines of `sql` lie in `source`.
     lines: SqlLines,
+    /// The file of the statements, when it is another than the manifest.
+    statements: Option<SourceText>,
+    /// The names of `spec.sql.secretRefs`.
+    pub secret_names: Vec<String>,
     /// The manifest's settings; empty for bare SQL.
     pub config: BTreeMap<String, String>,
     /// The manifest's cores.
@@ -49,6 +53,8 @@ enum SqlLines {
     Block(Vec<usize>),
     /// The SQL doesn't stand in the file as it is.
     Apart,
+    /// The SQL is a file of its own.
+    Other,
 }
 
 /// A job file that can't be used: what is wrong, and the text that the spans refer to.
@@ -61,29 +67,17 @@ pub struct Unusable {
 }
 
 impl JobFile {
-    /// Reads `path`; `-` is stdin, where a text that looks like a manifest is one.
+    /// Reads `path`; `-` is stdin, where a text that looks like a manifest is one; a folder holds `job.yaml`, and `job.sql` with the
+    /// statements where the manifest takes them from a ConfigMap.
     pub fn read(path: &Path) -> Result<Self, Unusable> {
-        let is_stdin = path == Path::new("-");
-        let name = if is_stdin { "<stdin>".to_owned() } else { path.display().to_string() };
-        let bytes = if is_stdin { limited(std::io::stdin().lock()) } else { std::fs::File::open(path).and_then(limited) };
-        let unreadable = |reason: String, hint: &str| Unusable {
-            diagnostics: Diagnostic::new(Code::FileUnreadable, format!("{name} can't be read: {reason}")).hint(hint).into(),
-            source: SourceText { name: name.clone(), text: String::new() },
-        };
-        let bytes =
-            bytes.map_err(|error| unreadable(error.to_string(), "give the path of a .sql or .yaml file, or '-' for stdin"))?;
-        if bytes.len() as u64 > JOB_BYTES_MAX {
-            return Err(unreadable(format!("it has more than {JOB_BYTES_MAX} bytes"), "is this really a job?"));
+        if path.is_dir() {
+            let (source, _) = read_text(&path.join(MANIFEST_FILE))?;
+            let sql = path.join(SQL_FILE);
+            let sql = if sql.exists() { Some(read_text(&sql)?.0) } else { None };
+            return Self::from_manifest_and_sql(source, sql);
         }
-        let text = String::from_utf8(bytes).map_err(|error| {
-            unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()), "save the file as UTF-8")
-        })?;
-        let is_manifest = match path.extension().and_then(|e| e.to_str()) {
-            Some(e) if e.eq_ignore_ascii_case("yaml") || e.eq_ignore_ascii_case("yml") => true,
-            Some(e) if e.eq_ignore_ascii_case("sql") => false,
-            _ => looks_like_manifest(&text),
-        };
-        let source = SourceText { name, text };
+        let (source, is_manifest) = read_text(path)?;
+        let is_stdin = path == Path::new("-");
         if is_manifest {
             return Self::from_manifest(source);
         }
@@ -92,6 +86,8 @@ impl JobFile {
             name: stem.to_owned(),
             sql: source.text.clone(),
             source,
+            statements: None,
+            secret_names: Vec::new(),
             lines: SqlLines::Whole,
             config: BTreeMap::new(),
             cores: None,
@@ -102,6 +98,11 @@ impl JobFile {
 
     /// Reads a manifest from its text.
     pub fn from_manifest(source: SourceText) -> Result<Self, Unusable> {
+        Self::from_manifest_and_sql(source, None)
+    }
+
+    /// Reads a manifest from its text; `statements` are those of the ConfigMap that it names.
+    pub fn from_manifest_and_sql(source: SourceText, statements: Option<SourceText>) -> Result<Self, Unusable> {
         let refuse = |diagnostics: Vec<Diagnostic>| Unusable { diagnostics: Diagnostics(diagnostics), source: source.clone() };
         let manifest = Manifest::parse(&source.text).map_err(|error| {
             let diagnostics = error.problems.into_iter().map(|problem| {
@@ -111,23 +112,29 @@ impl JobFile {
             });
             refuse(diagnostics.collect())
         })?;
-        let Some(sql) = manifest.sql else {
-            let place = word_at(&source.text, manifest.sql_place.offset(&source.text));
-            return Err(refuse(vec![
-                Diagnostic::new(
-                    Code::InvalidManifest,
-                    "spec.sql.configMapKeyRef names a ConfigMap of a cluster, and there is none here",
-                )
-                .at(place)
-                .hint("put the statements into spec.sql.inline, or run them from a .sql file"),
-            ]));
+        let (sql, lines, statements) = match (manifest.sql, statements) {
+            (Some(sql), _) => (sql.text, sql.line_offsets.map_or(SqlLines::Apart, SqlLines::Block), None),
+            (None, Some(statements)) => (statements.text.clone(), SqlLines::Other, Some(statements)),
+            (None, None) => {
+                let place = word_at(&source.text, manifest.sql_place.offset(&source.text));
+                return Err(refuse(vec![
+                    Diagnostic::new(
+                        Code::InvalidManifest,
+                        "spec.sql.configMapKeyRef names a ConfigMap of a cluster, and there is none here",
+                    )
+                    .at(place)
+                    .hint("put the statements into spec.sql.inline, or run them from a .sql file"),
+                ]));
+            }
         };
         let spec = manifest.job.spec;
         let resources = spec.resources.unwrap_or_default();
         Ok(Self {
             name: manifest.job.metadata.name.unwrap_or_default(),
-            lines: sql.line_offsets.map_or(SqlLines::Apart, SqlLines::Block),
-            sql: sql.text,
+            lines,
+            sql,
+            statements,
+            secret_names: Vec::new(),
             source,
             config: spec.config,
             cores: resources.cpu,
@@ -141,8 +148,18 @@ impl JobFile {
     pub fn quoted(&self) -> SourceText {
         match self.lines {
             SqlLines::Whole | SqlLines::Block(_) => self.source.clone(),
+            SqlLines::Other => self.statements.clone().unwrap_or_else(|| self.source.clone()),
             SqlLines::Apart => SourceText { name: format!("{}, spec.sql.inline", self.source.name), text: self.sql.clone() },
         }
+    }
+
+    /// Line and column of an offset in the SQL, both from 1; columns count characters.
+    #[must_use]
+    pub fn line_and_column(&self, offset: usize) -> (u32, u32) {
+        let before = self.sql.get(..offset).unwrap_or(&self.sql);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
     }
 
     /// Where a place in the SQL stands in [`Self::quoted`].
@@ -163,6 +180,33 @@ impl JobFile {
 }
 
 const MAX_PARALLELISM_DEFAULT: u32 = 256;
+const MANIFEST_FILE: &str = "job.yaml";
+const SQL_FILE: &str = "job.sql";
+
+/// The text of `path`, and whether it is a manifest.
+fn read_text(path: &Path) -> Result<(SourceText, bool), Unusable> {
+    let is_stdin = path == Path::new("-");
+    let name = if is_stdin { "<stdin>".to_owned() } else { path.display().to_string() };
+    let bytes = if is_stdin { limited(std::io::stdin().lock()) } else { std::fs::File::open(path).and_then(limited) };
+    let unreadable = |reason: String, hint: &str| Unusable {
+        diagnostics: Diagnostic::new(Code::FileUnreadable, format!("{name} can't be read: {reason}")).hint(hint).into(),
+        source: SourceText { name: name.clone(), text: String::new() },
+    };
+    let bytes =
+        bytes.map_err(|error| unreadable(error.to_string(), "give the path of a .sql or .yaml file, or '-' for stdin"))?;
+    if bytes.len() as u64 > JOB_BYTES_MAX {
+        return Err(unreadable(format!("it has more than {JOB_BYTES_MAX} bytes"), "is this really a job?"));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()), "save the file as UTF-8")
+    })?;
+    let is_manifest = match path.extension().and_then(|e| e.to_str()) {
+        Some(e) if e.eq_ignore_ascii_case("yaml") || e.eq_ignore_ascii_case("yml") => true,
+        Some(e) if e.eq_ignore_ascii_case("sql") => false,
+        _ => looks_like_manifest(&text),
+    };
+    Ok((SourceText { name, text }, is_manifest))
+}
 
 fn limited(file: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

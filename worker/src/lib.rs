@@ -17,12 +17,16 @@ pub mod exit;
 pub mod job_file;
 pub mod listing;
 pub mod machine;
+mod plan_check;
 mod planning;
 pub mod progress;
 pub mod report;
 pub mod result_table;
 mod run;
+mod secret_files;
+pub mod serve;
 pub mod summary;
+mod termination;
 pub mod text_table;
 
 pub use app::main_with_arguments;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tiderace_engine::connect::Secrets;
 use tiderace_engine::error::{Code, Diagnostic, Diagnostics};
 use tiderace_engine::plan::{self, JobPlan, PlanOptions};
 use tiderace_engine::runtime::JobOptions;
@@ -9,6 +10,7 @@ use tiderace_engine::runtime::graph::{Graph, Role};
 
 use crate::command::JobArgs;
 use crate::job_file::JobFile;
+use crate::secret_files;
 
 /// With how many cores a job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,22 +40,42 @@ impl Demand {
     }
 }
 
+/// What a job's text refers to, and what is given beside it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    /// Values of `${NAME}`.
+    pub variables: BTreeMap<String, String>,
+    /// Settings that win over the manifest's.
+    pub settings: BTreeMap<String, String>,
+    /// Values of `SECRET 'name'`.
+    pub secrets: Secrets,
+}
+
+impl Given {
+    /// What the command line gives.
+    pub fn by(arguments: &JobArgs) -> Result<Self, Diagnostic> {
+        let secrets = arguments.secrets.as_deref().map(secret_files::read).transpose()?.unwrap_or_default();
+        let variables = arguments.variables.iter().cloned().collect();
+        Ok(Self { variables, settings: arguments.settings.iter().cloned().collect(), secrets })
+    }
+}
+
 /// Plans the job as it stands.
-pub(crate) fn plan(file: &JobFile, arguments: &JobArgs, cores: usize, collect_results: bool) -> Result<JobPlan, Diagnostics> {
+pub(crate) fn plan(file: &JobFile, given: &Given, cores: usize, collect_results: bool) -> Result<JobPlan, Diagnostics> {
     let mut config = file.config.clone();
-    config.extend(arguments.settings.iter().cloned());
-    let variables: BTreeMap<_, _> = arguments.variables.iter().cloned().collect();
-    plan::plan(&file.sql, &PlanOptions { variables, config, cores, collect_results })
+    config.extend(given.settings.iter().map(|(key, value)| (key.clone(), value.clone())));
+    let (variables, secrets) = (given.variables.clone(), given.secrets.clone());
+    plan::plan(&file.sql, &PlanOptions { variables, secrets, config, cores, collect_results })
 }
 
 /// Plans the job to run it. Bare queries are collected for a table at the end when the input ends by itself, and printed as they change
 /// otherwise, or when `changes` asks for it.
-pub(crate) fn plan_to_run(file: &JobFile, arguments: &JobArgs, demand: &Demand, changes: bool) -> Result<JobPlan, Diagnostics> {
-    let printing = plan(file, arguments, demand.cores, false)?;
+pub(crate) fn plan_to_run(file: &JobFile, given: &Given, demand: &Demand, changes: bool) -> Result<JobPlan, Diagnostics> {
+    let printing = plan(file, given, demand.cores, false)?;
     if changes || !is_bounded(&printing.graph) {
         return Ok(printing);
     }
-    plan(file, arguments, demand.cores, true)
+    plan(file, given, demand.cores, true)
 }
 
 fn is_bounded(graph: &Graph) -> bool {

@@ -13,7 +13,7 @@ use crate::command::{LogFormat, RunArgs};
 use crate::exit::Exit;
 use crate::job_file::JobFile;
 use crate::machine;
-use crate::planning::{self, Demand};
+use crate::planning::{self, Demand, Given};
 use crate::progress::{self, Live, Meter, Observation, SinkObservation, SourceObservation};
 use crate::report::Located;
 use crate::result_table::ResultTable;
@@ -41,7 +41,11 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
     if let Some(note) = &demand.note {
         console.info(note);
     }
-    let plan = match planning::plan_to_run(&file, &arguments.job, &demand, arguments.changes) {
+    let given = match Given::by(&arguments.job) {
+        Ok(given) => given,
+        Err(error) => return console.refuse_alone(error),
+    };
+    let plan = match planning::plan_to_run(&file, &given, &demand, arguments.changes) {
         Ok(plan) => plan,
         Err(errors) => return console.refuse(&Located::in_sql(&errors, &file), &errors),
     };
@@ -64,7 +68,7 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
         None if summary.ending == Ending::Failed => Exit::Failed,
         None => show_results(console, &plan, &queries),
         Some(error) => {
-            let errors = Diagnostics::from(error);
+            let errors = Diagnostics::from(given.secrets.redact_diagnostic(error));
             console.refuse(&Located::in_sql(&errors, &file), &errors);
             Exit::Failed
         }

@@ -19,6 +19,7 @@ pub mod print;
 pub(crate) mod random;
 mod registry;
 mod row_digest;
+mod secrets;
 pub mod values;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::operators::Watermark;
 
 pub use options::{OptionSpec, OptionType, Options, parse_bytes, parse_duration};
 pub use registry::{ConnectorSpec, TableSpec, connector, connectors};
+pub use secrets::Secrets;
 
 /// Where a reader or writer runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,12 @@
 //! `WITH (key = 'value', …)`: options as the user wrote them, and how a connector reads them so that none is ignored.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
+use super::secrets::{self, Secrets};
 use crate::error::{Code, Diagnostic, Result, Span};
 
 /// The type of an option's value, for its check and for the reference.
@@ -43,32 +46,98 @@ pub struct OptionSpec {
 /// The options of one table. Each getter marks its key as known; [`Options::finish`] refuses the keys that nobody asked for.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
-    values: BTreeMap<String, (String, Option<Span>)>,
+    values: BTreeMap<String, OptionValue>,
     read: RefCell<BTreeSet<String>>,
+}
+
+/// One value and where it stands.
+#[derive(Clone)]
+struct OptionValue {
+    /// The value itself; of a secret, empty before [`Options::resolve`].
+    text: String,
+    /// The name, when it was given as `SECRET 'name'`.
+    secret: Option<String>,
+    span: Option<Span>,
+}
+
+impl OptionValue {
+    /// What people may see.
+    fn shown(&self) -> Cow<'_, str> {
+        match &self.secret {
+            Some(name) => secrets::shown(name).into(),
+            None => self.text.as_str().into(),
+        }
+    }
+}
+
+impl fmt::Debug for OptionValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
 }
 
 impl Options {
     /// Options from keys and values, with the place where each stands.
     pub fn new(values: impl IntoIterator<Item = (String, String, Option<Span>)>) -> Self {
-        Self { values: values.into_iter().map(|(k, v, s)| (k, (v, s))).collect(), read: RefCell::default() }
+        let value = |text, span| OptionValue { text, secret: None, span };
+        Self { values: values.into_iter().map(|(k, v, s)| (k, value(v, s))).collect(), read: RefCell::default() }
+    }
+
+    /// The same with `key = SECRET 'name'`.
+    #[must_use]
+    pub(crate) fn with_secret(mut self, key: String, name: String, span: Option<Span>) -> Self {
+        self.values.insert(key, OptionValue { text: String::new(), secret: Some(name), span });
+        self
+    }
+
+    /// Puts in the values of secrets; gives an error for each that is not there.
+    pub(crate) fn resolve(&mut self, secrets: &Secrets) -> Vec<Diagnostic> {
+        let mut errors = Vec::new();
+        for (key, value) in &mut self.values {
+            let Some(name) = &value.secret else { continue };
+            match secrets.value(name) {
+                Some(_) if ["connector", "format"].contains(&key.as_str()) => errors.push(
+                    Diagnostic::new(Code::InvalidOption, format!("option '{key}' can't be a SECRET: it decides what is planned"))
+                        .at(value.span),
+                ),
+                Some(text) => text.clone_into(&mut value.text),
+                None => {
+                    let message = format!("option '{key}': there is no SECRET '{name}'");
+                    let names: Vec<_> = secrets.names().collect();
+                    let hint = if names.is_empty() {
+                        "name it in spec.sql.secretRefs, or give a folder with a file of that name: --secrets FOLDER".to_owned()
+                    } else {
+                        format!("there are: {}", names.join(", "))
+                    };
+                    errors.push(Diagnostic::new(Code::UnknownSecret, message).at(value.span).hint(hint));
+                }
+            }
+        }
+        errors
     }
 
     /// The text of `key`.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         self.read.borrow_mut().insert(key.to_owned());
-        self.values.get(key).map(|(v, _)| v.as_str())
+        self.values.get(key).map(|value| value.text.as_str())
     }
 
     /// Where `key` stands.
     #[must_use]
     pub fn span(&self, key: &str) -> Option<Span> {
-        self.values.get(key).and_then(|(_, s)| *s)
+        self.values.get(key).and_then(|value| value.span)
     }
 
-    /// All keys and values, in the order of the keys, without marking them as known.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.iter().map(|(k, (v, _))| (k.as_str(), v.as_str()))
+    /// The name of the secret that `key` was given as.
+    #[must_use]
+    pub fn secret_name(&self, key: &str) -> Option<&str> {
+        self.values.get(key).and_then(|value| value.secret.as_deref())
+    }
+
+    /// All keys and values, in the order of the keys, without marking them as known. A secret is shown as `SECRET 'name'`.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value.shown()))
     }
 
     /// The text of a key that must be there.
@@ -115,6 +184,9 @@ impl Options {
     /// A value by the reader's own rule; `expected` completes "must be …".
     pub fn parsed<T>(&self, key: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
         let Some(text) = self.text(key) else { return Ok(None) };
+        if self.values.get(key).is_some_and(|value| value.secret.is_some()) {
+            return Err(self.invalid(key, format!("must be {expected}, and can't be a SECRET")));
+        }
         match parse(text.trim()) {
             Some(value) => Ok(Some(value)),
             None => Err(self.invalid(key, format!("must be {expected}, not '{text}'"))),
@@ -124,6 +196,12 @@ impl Options {
     /// An error about the value of `key`.
     #[must_use]
     pub fn invalid(&self, key: &str, reason: impl std::fmt::Display) -> Diagnostic {
+        let reason = match self.values.get(key) {
+            Some(value) if value.secret.is_some() && !value.text.is_empty() => {
+                reason.to_string().replace(&value.text, &value.shown())
+            }
+            _ => reason.to_string(),
+        };
         Diagnostic::new(Code::InvalidOption, format!("option '{key}' {reason}")).at(self.span(key))
     }
 
@@ -134,9 +212,9 @@ impl Options {
             .values
             .iter()
             .filter(|(key, _)| !read.contains(*key))
-            .map(|(key, (_, span))| {
+            .map(|(key, value)| {
                 Diagnostic::new(Code::UnknownOption, format!("there is no option '{key}'"))
-                    .at(*span)
+                    .at(value.span)
                     .hint(format!("the options are: {}", known.join(", ")))
             })
             .collect();

@@ -114,6 +114,12 @@ codes! {
     UnknownConfig = 7003, User, "No such configuration key";
     UnknownView = 7004, User, "No such materialized view";
     NotEnoughCores = 7005, User, "More cores were asked for than there are";
+    UnknownSecret = 7010, User, "A SECRET that the job is not given";
+    WorkDirectory = 7011, Retryable, "The working directory can't be used";
+    Certificates = 7012, User, "Certificates can't be used";
+    PortUnavailable = 7013, Retryable, "A port can't be listened on";
+    WrongEpoch = 7014, User, "A call that is meant for another start of the job";
+    BadRequest = 7015, User, "A request that can't be answered";
     // --- our bugs
     Internal = 9000, Fatal, "A bug of Tiderace";
     Datafusion = 9001, Fatal, "An error of the planner that has no code of its own";

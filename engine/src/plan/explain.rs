@@ -46,6 +46,11 @@ impl NodeInfo {
         }
     }
 
+    /// All that is shown of it and may quote the SQL.
+    pub(super) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        self.details.iter_mut().chain(&mut self.keys).chain(&mut self.time).chain(&mut self.state)
+    }
+
     pub(super) fn detail(mut self, detail: impl Into<String>) -> Self {
         self.details.push(detail.into());
         self

@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 
 use crate::batch::DeltaBatch;
+use crate::connect::Secrets;
 use crate::connect::memory::MemoryOutput;
 use crate::error::{Diagnostics, Result};
 use crate::operators::materialize::ViewHandle;
@@ -48,6 +49,8 @@ pub use view_query::ViewQuery;
 pub struct PlanOptions {
     /// Values for `${name}` in the SQL.
     pub variables: BTreeMap<String, String>,
+    /// Values for `SECRET 'name'` in WITH clauses.
+    pub secrets: Secrets,
     /// Settings as [`SETTINGS`] lists them; `SET` in the SQL wins.
     pub config: BTreeMap<String, String>,
     /// How many cores the job will have; 0 counts as 1.
@@ -99,9 +102,19 @@ impl JobPlan {
     pub fn explain(&self, format: ExplainFormat) -> String {
         explain::render(&self.graph, &self.infos, format)
     }
+
+    /// Takes what was given as a secret out of all that is shown.
+    fn hide(&mut self, secrets: &Secrets) {
+        for text in self.texts.iter_mut().chain(self.infos.iter_mut().flat_map(explain::NodeInfo::texts)) {
+            *text = secrets.redact(text);
+        }
+    }
 }
 
 /// Plans a job. `Err` has all errors that could be found, each with its place in `sql`.
 pub fn plan(sql: &str, options: &PlanOptions) -> Result<JobPlan, Diagnostics> {
-    statements::plan(sql, options)
+    let mut plan = statements::plan(sql, options)
+        .map_err(|errors| Diagnostics(errors.0.into_iter().map(|one| options.secrets.redact_diagnostic(one)).collect()))?;
+    plan.hide(&options.secrets);
+    Ok(plan)
 }

@@ -24,7 +24,7 @@ use super::usage;
 use super::{ExplainFormat, JobPlan, PlanOptions, QueryResult};
 use crate::catalog::Catalog;
 use crate::connect::memory::MemoryOutput;
-use crate::connect::{Options, SinkRef, TableSpec, connector};
+use crate::connect::{Options, Secrets, SinkRef, TableSpec, connector};
 use crate::error::{Code, Diagnostic, Diagnostics, Result, Span};
 use crate::operators::Operator;
 use crate::operators::aggregate::TableIds;
@@ -69,7 +69,12 @@ struct Planner<'o> {
 }
 
 pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnostics> {
-    let script = sql::parse(text, &options.variables)?;
+    let mut script = sql::parse(text, &options.variables)?;
+    let unknown: Vec<_> =
+        script.statements.iter_mut().flat_map(|statement| resolve_secrets(statement, &options.secrets)).collect();
+    if !unknown.is_empty() {
+        return Err(Diagnostics(unknown));
+    }
     let settings = Settings::from_config(&options.config).map_err(Diagnostics)?;
     let whole = Span { start: 0, end: text.len() };
     let session = Session::new().map_err(|e| diagnose(&e, whole))?;
@@ -87,10 +92,21 @@ pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnos
     };
     for statement in &script.statements {
         if let Err(error) = planner.statement(statement) {
-            planner.errors.push(error.at(statement.span));
+            let place = error.span.unwrap_or(statement.span);
+            planner.errors.push(error.at(place));
         }
     }
     planner.finish(whole)
+}
+
+/// Puts the values of secrets into the options of a statement; gives an error for each that is not there.
+fn resolve_secrets(statement: &mut Statement, secrets: &Secrets) -> Vec<Diagnostic> {
+    match &mut statement.kind {
+        StatementKind::CreateTable(create) => create.options.resolve(secrets),
+        StatementKind::CreateSink(create) => create.options.resolve(secrets),
+        StatementKind::Explain(explain) => resolve_secrets(&mut explain.statement, secrets),
+        _ => Vec::new(),
+    }
 }
 
 impl Planner<'_> {
@@ -122,7 +138,10 @@ impl Planner<'_> {
                 for insert in inserts {
                     match self.insert(insert) {
                         Ok(output) => self.outputs.push(output),
-                        Err(error) => self.errors.push(error.at(insert.span)),
+                        Err(error) => {
+                            let place = error.span.unwrap_or(insert.span);
+                            self.errors.push(error.at(place));
+                        }
                     }
                 }
                 Ok(())
@@ -340,7 +359,8 @@ impl Planner<'_> {
         for output in outputs {
             builder.statement = output.span;
             if let Err(error) = self.output(&mut builder, output, &mut done, &mut sinks) {
-                errors.push(error.at(output.span));
+                let place = error.span.unwrap_or(output.span);
+                errors.push(error.at(place));
             }
         }
         if errors.is_empty()
@@ -619,7 +639,7 @@ fn print_sink(schema: &SchemaRef, span: Span) -> Result<SinkRef> {
 /// The keys that a table with this connector and format may have, for hints.
 fn option_keys(options: &Options) -> Vec<String> {
     let mut keys: Vec<String> = vec!["connector".into(), "on_error".into()];
-    let get = |key: &str| options.iter().find(|(k, _)| *k == key).map(|(_, v)| v.to_owned());
+    let get = |key: &str| options.iter().find(|(k, _)| *k == key).map(|(_, v)| v.into_owned());
     if let Some(spec) = get("connector").and_then(|name| connector(&name)) {
         keys.extend(spec.options.iter().map(|o| o.key.to_owned()));
         if spec.takes_format {

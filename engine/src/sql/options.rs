@@ -1,4 +1,4 @@
-//! `WITH ('key' = 'value', …)`.
+//! `WITH ('key' = 'value', 'other' = SECRET 'name', …)`.
 
 use std::collections::BTreeSet;
 
@@ -15,32 +15,33 @@ pub(super) fn parse(parser: &mut Parser<'_>) -> Parsed<Options> {
     parser.expect_token(&Token::LParen)?;
     let mut seen = BTreeSet::new();
     let mut values = Vec::new();
+    let mut secrets = Vec::new();
     if !parser.consume_token(&Token::RParen) {
         loop {
             let start = next_span(parser);
             let name = key(parser)?;
             parser.expect_token(&Token::Eq)?;
-            if is_word(&parser.peek_token_ref().token, "SECRET") {
-                return Err(Diagnostic::new(
-                    Code::Unsupported,
-                    format!("option '{name}' takes a SECRET, which can't be read yet"),
-                )
-                .at(next_span(parser))
-                .hint("give the value with ${name} and -D name=VALUE")
-                .into());
+            let secret = is_word(&parser.peek_token_ref().token, "SECRET")
+                && matches!(parser.peek_nth_token_ref(1).token, Token::SingleQuotedString(_));
+            if secret {
+                parser.advance_token();
             }
             let value = value(parser)?;
             if !seen.insert(name.clone()) {
                 return Err(Diagnostic::new(Code::DuplicateName, format!("option '{name}' is given twice")).at(start).into());
             }
-            values.push((name, value, span_since(parser, start)));
+            if secret {
+                secrets.push((name, value, span_since(parser, start)));
+            } else {
+                values.push((name, value, span_since(parser, start)));
+            }
             if !parser.consume_token(&Token::Comma) {
                 break;
             }
         }
         parser.expect_token(&Token::RParen)?;
     }
-    Ok(Options::new(values))
+    Ok(secrets.into_iter().fold(Options::new(values), |all, (key, name, span)| all.with_secret(key, name, span)))
 }
 
 /// `'a.b-c'`, or the same without quotes. Ends before `=`.

@@ -302,7 +302,6 @@ fn what_can_not_be_run_is_refused_with_its_code() {
         ("CREATE FUNCTION f AS 'org.example.F'", Code::UnsupportedJavaClass, "'org.example.F'"),
         ("CREATE FUNCTION f LANGUAGE wasm AS 'f.wasm'", Code::Unsupported, "LANGUAGE"),
         ("CREATE TABLE t (a INT) WITH ('k' = '1', 'k' = '2')", Code::DuplicateName, "'k'"),
-        ("CREATE TABLE t (a INT) WITH ('password' = SECRET 'x')", Code::Unsupported, "SECRET"),
         ("CREATE TABLE t (a INT DEFAULT 1)", Code::Unsupported, "DEFAULT"),
         ("CREATE TABLE t (a INT, PRIMARY KEY (a) ENFORCED)", Code::Unsupported, "ENFORCED"),
         ("CREATE TABLE t AS SELECT 1", Code::Unsupported, "AS"),
