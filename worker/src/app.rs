@@ -123,7 +123,7 @@ impl Console {
         let file = self.read(arguments)?;
         let demand =
             Demand::decide(&file, arguments.cores, machine::cores_available()).map_err(|error| self.refuse_alone(error))?;
-        let given = Given::by(arguments).map_err(|error| self.refuse_alone(error))?;
+        let given = Given::to_plan(arguments, &file).map_err(|error| self.refuse_alone(error))?;
         match planning::plan(&file, &given, demand.cores, false) {
             Ok(plan) => Ok((file, plan)),
             Err(errors) => Err(self.refuse(&Located::in_sql(&errors, &file), &errors)),

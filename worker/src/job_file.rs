@@ -134,7 +134,7 @@ impl JobFile {
             lines,
             sql,
             statements,
-            secret_names: Vec::new(),
+            secret_names: spec.sql.secret_refs.into_keys().collect(),
             source,
             config: spec.config,
             cores: resources.cpu,

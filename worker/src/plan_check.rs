@@ -8,8 +8,7 @@ use tiderace_engine::plan::{ExplainFormat, JobPlan};
 
 use crate::command::{CheckArgs, JobArgs};
 use crate::job_file::{JobFile, SourceText};
-use crate::machine;
-use crate::planning::{self, Demand, Given};
+use crate::planning::{self, Given};
 
 /// The most errors of a reply.
 pub(crate) const PROBLEMS_MAX: usize = 50;
@@ -23,15 +22,8 @@ pub(crate) fn check(arguments: &CheckArgs) -> PlanCheckReply {
 
 fn check_arguments(arguments: &JobArgs) -> Result<PlanCheckReply, Vec<Problem>> {
     let file = JobFile::read(&arguments.job).map_err(|unusable| problems_of(&unusable.diagnostics))?;
-    let mut given = Given::by(arguments).map_err(|error| vec![problem(&error, None)])?;
-    if arguments.secrets.is_none() {
-        given.secrets = Secrets::named(file.secret_names.iter().cloned());
-    }
-    let demand =
-        Demand::decide(&file, arguments.cores, machine::cores_available()).map_err(|error| vec![problem(&error, None)])?;
-    let mut reply = check_file(&file, &given)?;
-    reply.warnings.extend(demand.note.map(|message| warning("TR-7005", message)));
-    Ok(reply)
+    let given = Given::to_plan(arguments, &file).map_err(|error| vec![problem(&error, None)])?;
+    check_file(&file, &given)
 }
 
 /// Checks the job of a request. Secrets are taken as given when the manifest names them: a planner has none.
@@ -82,10 +74,6 @@ pub(crate) fn plan_hash(plan: &JobPlan, file: &JobFile) -> String {
 fn refused(errors: Vec<Problem>) -> PlanCheckReply {
     let engine_version = env!("CARGO_PKG_VERSION").to_owned();
     PlanCheckReply { valid: false, plan_hash: None, engine_version, errors, warnings: Vec::new() }
-}
-
-fn warning(code: &str, message: String) -> Problem {
-    Problem { code: code.to_owned(), message, hint: None, line: None, column: None }
 }
 
 /// Problems with their places in the job's SQL.
@@ -164,6 +152,23 @@ mod tests {
         let places: Vec<_> = bad.errors.iter().map(|e| (e.code.as_str(), e.line, e.column)).collect();
         assert_eq!(places, [("TR-1002", Some(2), Some(13)), ("TR-1001", Some(3), Some(15))], "{bad:?}");
         assert!(!bad.valid && bad.plan_hash.is_none());
+    }
+
+    #[test]
+    fn a_secret_is_taken_as_given_when_the_manifest_names_it() {
+        let job = json!({
+            "apiVersion": "tiderace.dev/v1alpha1", "kind": "StreamingJob", "metadata": {"name": "orders"},
+            "spec": {"sql": {
+                "inline": "CREATE TABLE t (a INT) WITH (connector = 'filesystem', path = SECRET 'where', format = 'json'); SELECT a FROM t",
+                "secretRefs": {"where": {"name": "n", "key": "k"}},
+            }},
+        });
+        let checked = check_request(&PlanCheckRequest { job: job.clone(), sql: None });
+        assert!(checked.valid, "{checked:?}");
+        let mut without = job;
+        without["spec"]["sql"]["secretRefs"] = json!({});
+        let refused = check_request(&PlanCheckRequest { job: without, sql: None });
+        assert_eq!((refused.errors[0].code.as_str(), refused.errors[0].line), ("TR-7010", Some(1)), "{refused:?}");
     }
 
     #[test]

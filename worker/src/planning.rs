@@ -58,6 +58,15 @@ impl Given {
         let variables = arguments.variables.iter().cloned().collect();
         Ok(Self { variables, settings: arguments.settings.iter().cloned().collect(), secrets })
     }
+
+    /// The same for a job that is not run: without a folder of secrets, those that the manifest names count as given.
+    pub fn to_plan(arguments: &JobArgs, file: &JobFile) -> Result<Self, Diagnostic> {
+        let mut given = Self::by(arguments)?;
+        if arguments.secrets.is_none() {
+            given.secrets = Secrets::named(file.secret_names.iter().cloned());
+        }
+        Ok(given)
+    }
 }
 
 /// Plans the job as it stands.
