@@ -197,8 +197,18 @@ mod tests {
         let random = crate::connect::random::RandomStream::new(11, 0);
         let mut direct = 0;
         for pattern in [
-            "(&|^)channel_id=([^&]*)", "ab(c*)", "(a|ab)(c|bcd)?", "^a(b)?", "a(b|$)", "(?i)ab(c)", "a[^b]*c", "\\bab(c?)", "é(a)?", "(a)|(b)",
-            "a(?:b(c)?)?$", "(ab|a)(bc)?",
+            "(&|^)channel_id=([^&]*)",
+            "ab(c*)",
+            "(a|ab)(c|bcd)?",
+            "^a(b)?",
+            "a(b|$)",
+            "(?i)ab(c)",
+            "a[^b]*c",
+            "\\bab(c?)",
+            "é(a)?",
+            "(a)|(b)",
+            "a(?:b(c)?)?$",
+            "(ab|a)(bc)?",
         ] {
             let compiled = compiled(pattern).expect("a pattern");
             direct += usize::from(compiled.direct.is_some());

@@ -25,6 +25,7 @@ pub(super) struct Substrings<'a> {
     /// The source's buffers, then full ones of new texts.
     buffers: Vec<Buffer>,
     fresh: Vec<u8>,
+    last_is_null: bool,
 }
 
 impl<'a> Substrings<'a> {
@@ -34,7 +35,14 @@ impl<'a> Substrings<'a> {
             Text::Column(column) => column.data_buffers().to_vec(),
             Text::Constant(_) => Vec::new(),
         };
-        Self { source, views: Vec::with_capacity(rows), nulls: NullBufferBuilder::new(rows), buffers, fresh: Vec::new() }
+        Self {
+            source,
+            views: Vec::with_capacity(rows),
+            nulls: NullBufferBuilder::new(rows),
+            buffers,
+            fresh: Vec::new(),
+            last_is_null: true,
+        }
     }
 
     /// Adds the part `range` of the source's text of that row, which is not NULL; panics when it is out of bounds or cuts a character.
@@ -70,10 +78,20 @@ impl<'a> Substrings<'a> {
         }
     }
 
+    /// Adds the last text again; NULL when there is none, or it was NULL.
+    #[inline]
+    pub(super) fn push_again(&mut self) {
+        match self.views.last().copied() {
+            Some(view) if !self.last_is_null => self.add(view),
+            _ => self.push_null(),
+        }
+    }
+
     #[inline]
     fn add(&mut self, view: u128) {
         self.views.push(view);
         self.nulls.append_non_null();
+        self.last_is_null = false;
     }
 
     /// Adds a NULL.
@@ -81,6 +99,7 @@ impl<'a> Substrings<'a> {
     pub(super) fn push_null(&mut self) {
         self.views.push(0);
         self.nulls.append_null();
+        self.last_is_null = true;
     }
 
     /// The column.
@@ -128,7 +147,11 @@ mod tests {
             }
             out.push_new(text);
             expected.push(Some(text));
+            out.push_again();
+            expected.push(Some(text));
             out.push_null();
+            expected.push(None);
+            out.push_again();
             expected.push(None);
         }
         let column = out.finish();

@@ -1,5 +1,6 @@
 //! Times: their parts, their texts, and numbers that stand for them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,7 +12,8 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondTyp
 use datafusion::common::Result;
 use datafusion::logical_expr::Volatility;
 
-use super::call::{Call, Function, as_time, error, error_with_hint, is_integer, is_text};
+use super::call::{Call, Function, Text, as_time, error, error_with_hint, is_integer, is_text};
+use super::substrings::Substrings;
 use super::time_format::{DAY_US, HOUR_US, MINUTE_US, Pattern, SECOND_US, civil, day_of_year, iso_week, weekday};
 use crate::error::Code;
 use crate::sql::types::{timestamp, timestamp_ltz};
@@ -221,30 +223,34 @@ fn format(call: &Call<'_>, read: fn(&str) -> Result<Pattern>) -> Result<ArrayRef
     let times: &TimestampMicrosecondArray = times.as_primitive();
     let text = call.text(1)?;
     let mut patterns = Patterns::new(read);
-    let mut out = StringViewBuilder::with_capacity(call.rows);
-    let mut last: Option<(&str, i64)> = None;
+    let mut out = Substrings::new(Text::Constant(None), call.rows);
+    // The pattern that wrote the last text, and the times that look like it.
+    let mut last: Option<(&str, Range<i64>)> = None;
     let mut buffer = String::new();
     for row in 0..call.rows {
         let Some(text) = text.get(row).filter(|_| times.is_valid(row)) else {
-            out.append_null();
+            out.push_null();
+            last = None;
             continue;
         };
         let time_us = times.value(row);
-        let pattern = patterns.get(text)?;
-        let granule = time_us.div_euclid(pattern.granule_us);
-        if !last.is_some_and(|(known, at)| at == granule && (std::ptr::eq(known, text) || known == text)) {
-            buffer.clear();
-            pattern.write(time_us, &mut buffer);
-            last = Some((text, granule));
+        if last.as_ref().is_some_and(|(known, same)| std::ptr::eq(*known, text) && same.contains(&time_us)) {
+            out.push_again();
+            continue;
         }
-        out.try_append_value(&buffer)?;
+        let pattern = patterns.get(text)?;
+        buffer.clear();
+        pattern.write(time_us, &mut buffer);
+        out.push_new(&buffer);
+        let start = time_us.saturating_sub(time_us.rem_euclid(pattern.granule_us));
+        last = Some((text, start..start.saturating_add(pattern.granule_us)));
     }
-    Ok(Arc::new(out.finish()))
+    Ok(out.finish())
 }
 
 fn from_unixtime(call: &Call<'_>) -> Result<ArrayRef> {
     let seconds = call.integer(0)?;
-    let pattern_text = if call.arity() == 2 { call.text(1)? } else { super::call::Text::Constant(Some("yyyy-MM-dd HH:mm:ss")) };
+    let pattern_text = if call.arity() == 2 { call.text(1)? } else { Text::Constant(Some("yyyy-MM-dd HH:mm:ss")) };
     let mut patterns = Patterns::new(Pattern::java);
     let mut out = StringViewBuilder::with_capacity(call.rows);
     let mut buffer = String::new();

@@ -19,6 +19,25 @@ pub(super) fn null_mark(options: SortOptions) -> u8 {
     if options.nulls_first { 0 } else { 2 }
 }
 
+/// Whether all values of a column are known to be equal, at a glance: it looks no further than the first other value, and may say no for types
+/// that are rare as keys. NULLs: no.
+pub(super) fn all_equal(array: &ArrayRef) -> bool {
+    if array.logical_null_count() > 0 {
+        return false;
+    }
+    if let Some(texts) = array.as_string_view_opt() {
+        // Equal views of one array are equal texts, wherever the bytes are; a short text is in its view.
+        let views = texts.views();
+        return views.iter().all(|view| *view == views[0]);
+    }
+    match array.data_type() {
+        DataType::Int64 | DataType::Timestamp(..) | DataType::Int32 | DataType::Date32 => {
+            numbers(array, View::Ordinal64).is_ok_and(|values| values.as_i64().iter().all(|value| *value == values.as_i64()[0]))
+        }
+        _ => false,
+    }
+}
+
 /// How a type of one number is written: bytes, and whether the sign bit is turned.
 pub(super) fn fixed_width(data_type: &DataType) -> Option<(usize, bool)> {
     Some(match data_type {
@@ -102,6 +121,26 @@ fn for_each_string(array: &ArrayRef, mut each: impl FnMut(usize, &[u8])) -> Resu
     Ok(())
 }
 
+/// Whether any value of a string or binary column has a byte that must be escaped. NULL's slots may say yes for nothing.
+fn any_special(array: &ArrayRef) -> Result<bool> {
+    if let Some(views) = array.as_string_view_opt() {
+        const ONES: u128 = u128::MAX / 0xff;
+        // Bytes of a short text stand in its view, behind the length; what is not text there is made harmless.
+        let short = |view: u128| {
+            let len = (view & 0xffff_ffff) as u32;
+            let text = view >> 32 | u128::MAX.checked_shl(8 * len).unwrap_or(0);
+            text.wrapping_sub(ONES * 2) & !text & (ONES * 0x80) != 0
+        };
+        let is_special = |(row, view): (usize, &u128)| {
+            if *view & 0xffff_ffff <= 12 { short(*view) } else { memchr::memchr2(0, 1, views.value(row).as_bytes()).is_some() }
+        };
+        return Ok(views.views().iter().enumerate().any(is_special));
+    }
+    let mut found = false;
+    for_each_string(array, |_, bytes| found |= memchr::memchr2(0, 1, bytes).is_some())?;
+    Ok(found)
+}
+
 fn special(bytes: &[u8]) -> usize {
     memchr::memchr2_iter(0, 1, bytes).count()
 }
@@ -142,11 +181,7 @@ fn prepare(data_type: &DataType, options: SortOptions, array: &ArrayRef) -> Resu
         _ => match fixed_width(data_type) {
             Some((16, _)) => Part::Wide(numbers(array, View::Ordinal128)?),
             Some((width, signed)) => Part::Narrow { values: numbers(array, View::Ordinal64)?, width, signed },
-            None => {
-                let mut escapes = false;
-                for_each_string(array, |_, bytes| escapes |= memchr::memchr2(0, 1, bytes).is_some())?;
-                Part::Strings { array: array.clone(), escapes }
-            }
+            None => Part::Strings { array: array.clone(), escapes: any_special(array)? },
         },
     };
     Ok(Column { part, nulls, options })

@@ -116,6 +116,17 @@ impl KeyCodec {
         self.codec.encode(&columns, batch.num_rows(), None, keys)
     }
 
+    /// As [`encode`](Self::encode), but when all rows have one key, as by a day of a stream, only that of the first; whether it was so.
+    pub fn encode_once_if_equal(&mut self, batch: &RecordBatch, keys: &mut Keys) -> Result<bool> {
+        let equal = batch.num_rows() > 1 && self.columns.iter().all(|c| encode::all_equal(batch.column(*c)));
+        if equal {
+            self.encode(&batch.slice(0, 1), keys)?;
+        } else {
+            self.encode(batch, keys)?;
+        }
+        Ok(equal)
+    }
+
     /// The columns that were encoded, from keys. A dictionary comes back as one.
     pub fn decode<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Result<Vec<ArrayRef>> {
         self.codec.decode(keys)

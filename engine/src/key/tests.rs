@@ -262,3 +262,43 @@ fn damaged_keys_are_an_error() {
         assert_eq!(codec.decode(std::iter::once(bytes)).unwrap_err().code, Code::StateCorrupt, "{bytes:?}");
     }
 }
+
+#[test]
+fn one_key_for_rows_that_are_all_equal_is_the_key_of_each() {
+    let text = |values: [Option<&str>; 3]| Arc::new(StringViewArray::from_iter(values)) as ArrayRef;
+    let day: ArrayRef = Arc::new(Date32Array::from(vec![7, 7, 7]));
+    let cases: [(Vec<ArrayRef>, bool); 7] = [
+        (vec![text([Some("2026-11-21"); 3]), day.clone()], true),
+        (vec![text([Some("a"), Some("a"), Some("b")]), day.clone()], false),
+        (vec![text([Some("a text that is too long for a view"); 3])], false),
+        (vec![text([None; 3])], false),
+        (vec![Arc::new(Int64Array::from(vec![Some(1), None, Some(1)]))], false),
+        (vec![Arc::new(Int64Array::from(vec![5, 5, 5]))], true),
+        (vec![day, Arc::new(Int64Array::from(vec![5, 5, 6]))], false),
+    ];
+    for (columns, equal) in cases {
+        let fields: Vec<Field> =
+            columns.iter().enumerate().map(|(i, c)| Field::new(i.to_string(), c.data_type().clone(), true)).collect();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.clone()).unwrap();
+        let mut codec = KeyCodec::new(&batch.schema(), &(0..columns.len()).collect::<Vec<_>>()).unwrap();
+        let (mut all, mut once) = (Keys::default(), Keys::default());
+        codec.encode(&batch, &mut all).unwrap();
+        assert_eq!(codec.encode_once_if_equal(&batch, &mut once).unwrap(), equal, "{columns:?}");
+        assert_eq!(once.hashes.len(), if equal { 1 } else { 3 });
+        assert!((0..3).all(|row| all.key(row) == once.key(if equal { 0 } else { row })));
+    }
+}
+
+#[test]
+fn bytes_to_escape_are_seen_in_texts_of_every_length_and_place() {
+    for len in 1..30 {
+        for at in 0..len {
+            for byte in [0, 1, 2, 0x7f] {
+                let mut bytes = vec![b'x'; len];
+                bytes[at] = byte;
+                let text = String::from_utf8(bytes).unwrap();
+                check_column(&(Arc::new(StringViewArray::from_iter_values([text.as_str(), "", "xx"])) as ArrayRef));
+            }
+        }
+    }
+}

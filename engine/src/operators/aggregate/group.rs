@@ -319,8 +319,12 @@ impl Operator for GroupAggregate {
         if self.global {
             self.global_records(cx.shard, batch.num_rows());
         } else {
-            self.codec.encode(&batch.rows, &mut self.keys)?;
+            let one = self.codec.encode_once_if_equal(&batch.rows, &mut self.keys)?;
             self.find_records(cx.shard);
+            if one {
+                let record = self.records[0];
+                self.records.resize(batch.num_rows(), record);
+            }
         }
         self.aggregates.place(cx.shard.point(self.groups, self.aggregates.record_width()), &self.records);
         self.keep_before(cx.shard);

@@ -57,8 +57,7 @@ impl LocalDistinct {
             self.row_numbers.resize(rows.num_rows(), 1);
             return Ok(());
         }
-        self.codec.encode(rows, &mut self.keys)?;
-        self.groups.find(&self.keys);
+        self.groups.find_of(&mut self.codec, rows, &mut self.keys)?;
         if self.numbers.len() + self.groups.firsts.len() > GROUPS_MAX {
             self.numbers.clear();
         }

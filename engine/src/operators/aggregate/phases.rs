@@ -87,7 +87,17 @@ pub(super) struct BatchGroups {
 }
 
 impl BatchGroups {
-    pub(super) fn find(&mut self, keys: &Keys) {
+    /// The groups of `rows` by the columns of `codec`; `keys` has the key of each group's first row afterwards, at that row or alone.
+    pub(super) fn find_of(&mut self, codec: &mut KeyCodec, rows: &RecordBatch, keys: &mut Keys) -> Result<()> {
+        if codec.encode_once_if_equal(rows, keys)? {
+            self.one(rows.num_rows());
+        } else {
+            self.find(keys);
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, keys: &Keys) {
         self.index.clear();
         self.places.clear();
         self.firsts.clear();
@@ -233,8 +243,7 @@ impl Operator for LocalAggregate {
         if self.key_columns.is_empty() {
             self.groups.one(rows);
         } else if self.reduction.is_on() {
-            self.codec.encode(&batch.rows, &mut self.keys)?;
-            self.groups.find(&self.keys);
+            self.groups.find_of(&mut self.codec, &batch.rows, &mut self.keys)?;
             self.reduction.saw(rows, self.groups.firsts.len());
         } else {
             self.groups.each_row(rows);
@@ -298,8 +307,7 @@ impl Operator for DistinctCount {
         if self.key_columns.is_empty() {
             self.groups.one(rows);
         } else {
-            self.group_codec.encode(&batch.rows, &mut self.keys)?;
-            self.groups.find(&self.keys);
+            self.groups.find_of(&mut self.group_codec, &batch.rows, &mut self.keys)?;
         }
         self.value_codec.encode(&batch.rows, &mut self.keys)?;
         let count = self.groups.firsts.len();
