@@ -80,6 +80,16 @@ mod tests {
         }
     }
 
+    /// The guide shows the health checks of GitOps tools as they are tested.
+    #[test]
+    fn guide_shows_the_health_checks() {
+        let read = |path: &str| std::fs::read_to_string(checkout().join(path)).unwrap();
+        let guide = read("docs/guide/kubernetes.md");
+        for path in ["deploy/argocd/streamingjob-health.lua", "deploy/flux/streamingjob-health.yaml"] {
+            assert!(guide.contains(&read(path)), "docs/guide/kubernetes.md doesn't show {path} as it is");
+        }
+    }
+
     /// The rendered file has the definitions that the crate generates, and everything else once.
     #[test]
     fn rendered_file_has_the_definitions() {

@@ -17,6 +17,7 @@ const SUMMARY: &str = "\
   - [Settings](reference/settings.md)
 - [Connectors and formats](guide/connectors.md)
   - [Reference](reference/connectors.md)
+- [On Kubernetes](guide/kubernetes.md)
 - [Command line](guide/command-line.md)
 - [A worker's pod](guide/serve.md)
   - [Metrics](reference/metrics.md)
