@@ -15,7 +15,7 @@ export RUST_BACKTRACE ?= 0
 TIDERACE := $(CARGO_TARGET_DIR)/release/tiderace
 EVENTS := engine/tests/data/golden/events.jsonl.gz
 
-.PHONY: help run test e2e bench demo-k8s demo-k8s-down doc setup update
+.PHONY: help run test e2e bench bench-operator demo-k8s demo-k8s-down doc setup update
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ update: ## Write the generated files anew (definitions, reference pages, deploy/
 
 bench: setup ## Nexmark: events per second and core, CPU per event, memory, digests (BENCH="q0 q17 --cores 1 --rounds 1" narrows it)
 	cargo bench --locked --bench nexmark -- $(BENCH)
+	$(if $(BENCH),,$(MAKE) --no-print-directory bench-operator)
+
+JOBS ?= 1000
+bench-operator: ## One operator with 1000 jobs on a real API server, pods faked: memory, CPU, writes, reaction (JOBS=100)
+	cargo build --release --locked -p tiderace-operator -p tiderace-e2e
+	$(CARGO_TARGET_DIR)/release/tiderace-e2e bench --jobs $(JOBS)
 
 doc: setup ## Build the book (with mdbook, if it is there) and the API documentation
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked

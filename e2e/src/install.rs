@@ -22,7 +22,7 @@ pub const OPERATOR: &str = "tiderace-operator";
 pub const WEBHOOK_LABEL: &str = "tiderace.dev/validate";
 /// The worker's image.
 pub const WORKER_IMAGE: &str = "localhost/tiderace:e2e";
-/// Tag of the images that scenarios start with, and of those that "the next version" has: the same programs in other images.
+/// Tag of the images that scenarios start with, and of those that "the next version" has: the same under another name.
 pub const TAG: &str = "e2e";
 /// See [`TAG`].
 pub const NEXT_TAG: &str = "e2e-next";
@@ -45,18 +45,28 @@ fn build_images(programs: &Path) -> Result<Vec<PathBuf>> {
         let built = std::fs::metadata(&binary)
             .and_then(|m| m.modified())
             .with_context(|| format!("{} is missing: cargo build --workspace --bins", binary.display()))?;
-        for tag in [TAG, NEXT_TAG] {
-            let folder = cache()?.join("images").join(tag);
-            let archive = folder.join(format!("{program}.tar"));
-            if !std::fs::metadata(&archive).and_then(|m| m.modified()).is_ok_and(|at| at > built) {
-                let mut build = Command::new(crate::cluster::checkout().join("images/build"));
-                build.arg(program).arg("--from").arg(programs).arg("--out").arg(&folder);
-                output(build.args(["--tag", &format!("localhost/{program}:{tag}")]))?;
-            }
-            archives.push(archive);
+        let folder = cache()?.join("images");
+        let archive = folder.join(format!("{program}.tar"));
+        if !std::fs::metadata(&archive).and_then(|m| m.modified()).is_ok_and(|at| at > built) {
+            let mut build = Command::new(crate::cluster::checkout().join("images/build"));
+            build.arg(program).arg("--from").arg(programs).arg("--out").arg(&folder);
+            output(build.args(["--tag", &format!("localhost/{program}:{TAG}")]))?;
         }
+        archives.push(archive);
     }
     Ok(archives)
+}
+
+/// Gives the images their other name, [`NEXT_TAG`], on every node.
+pub async fn tag_next_images(cluster: &Cluster) -> Result<()> {
+    let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(cluster.client()).list(&ListParams::default()).await?;
+    for node in nodes {
+        for image in ["localhost/tiderace", "localhost/tiderace-operator"] {
+            let (now, next) = (format!("{image}:{TAG}"), format!("{image}:{NEXT_TAG}"));
+            cluster.on_node(&node.name_any(), &["ctr", "-n", "k8s.io", "images", "tag", "--force", &now, &next]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Installs both charts, or upgrades them; `values` are further `--set` pairs. Waits until the operator is ready.

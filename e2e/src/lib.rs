@@ -12,6 +12,7 @@
 //! What a scenario waits for is a condition with a deadline ([`wait::until`]), never a time. Jobs are read as plain JSON, as users and GitOps tools see them.
 //! It does not test SQL: that is done without a cluster.
 
+pub mod bench;
 pub mod charts;
 pub mod cluster;
 pub mod dump;

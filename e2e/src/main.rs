@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tiderace_e2e::cluster::{self, Cluster};
-use tiderace_e2e::{charts, install, runner, scenarios};
+use tiderace_e2e::{bench, charts, install, runner, scenarios};
 
 /// Tests of the whole product on a real Kubernetes.
 #[derive(Parser)]
@@ -40,6 +40,12 @@ enum Order {
     },
     /// Remove the cluster.
     Down,
+    /// Measure one operator with many jobs, on an API server without nodes.
+    Bench {
+        /// How many jobs.
+        #[arg(long, default_value_t = 1000)]
+        jobs: usize,
+    },
     /// Compare deploy/tiderace.yaml with the charts; with UPDATE=1, write it anew.
     Render,
 }
@@ -66,6 +72,12 @@ async fn run(order: Order) -> Result<ExitCode> {
             }
         }
         Order::Down => Cluster::down()?,
+        Order::Bench { jobs } => {
+            if let Some(code) = skipped() {
+                return Ok(code);
+            }
+            bench::run(jobs).await?;
+        }
         Order::Render => charts::check_rendered(&cluster::checkout(), std::env::var_os("UPDATE").is_some())?,
         Order::Up { nodes } => {
             if let Some(code) = skipped() {

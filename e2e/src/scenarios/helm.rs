@@ -17,6 +17,7 @@ pub async fn upgrade_restarts_no_worker(space: Space) -> Result<()> {
     plain.ready("Running").await?;
     stored.ready("Running").await?;
     let before = (plain.incarnation().await?, stored.incarnation().await?);
+    install::tag_next_images(&cluster).await?;
     install::charts(&cluster, install::NEXT_TAG, &install::usual_values()).await?;
     let outcome = async {
         // Proof that the new operator has looked at both: it observes a change that restarts nothing.
