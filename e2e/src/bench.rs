@@ -221,7 +221,9 @@ async fn metric_sum(name: &str, part: &str) -> Result<f64> {
 /// Requests of the operator that change something.
 async fn writes() -> Result<f64> {
     let mut sum = 0.0;
-    for verb in ["\"create\"", "\"patch\"", "\"update\"", "\"delete\"", "\"POST\"", "\"PATCH\"", "\"PUT\"", "\"DELETE\"", "\"apply\""] {
+    for verb in
+        ["\"create\"", "\"patch\"", "\"update\"", "\"delete\"", "\"POST\"", "\"PATCH\"", "\"PUT\"", "\"DELETE\"", "\"apply\""]
+    {
         sum += metric_sum("tiderace_operator_api_requests_total", &format!("verb={verb}")).await?;
     }
     Ok(sum)
@@ -276,7 +278,11 @@ async fn reactions(cluster: &Cluster, jobs: usize) -> Result<(u128, u128)> {
         let name = name_of(round * jobs / 20);
         let start = Instant::now();
         let changed = api
-            .patch(&name, &PatchParams::default(), &Patch::Merge(&json!({"spec": {"sql": {"inline": endless(100 + round as u64)}}})))
+            .patch(
+                &name,
+                &PatchParams::default(),
+                &Patch::Merge(&json!({"spec": {"sql": {"inline": endless(100 + round as u64)}}})),
+            )
             .await?;
         let generation = changed.metadata.generation;
         loop {
