@@ -163,10 +163,15 @@ fn part_between(text: &[u8], separator: u8, index: usize) -> Option<std::ops::Ra
     // The number of separators to pass before the part begins.
     let (mut missing, mut start) = (index, (index == 0).then_some(0));
     let (words, rest) = text.as_chunks::<8>();
-    let mut last = [!separator; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    for (number, word) in words.iter().chain(std::iter::once(&last)).enumerate() {
-        let mut found = equal_bytes(u64::from_le_bytes(*word), spread);
+    // The bytes behind the last whole word; what stands above them in `last` is not looked at.
+    let last = match text.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last).checked_shr(8 * (8 - rest.len()) as u32).unwrap_or(0),
+        None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    let valid = (1_u64 << (8 * rest.len())) - 1;
+    let words = words.iter().map(|word| (u64::from_le_bytes(*word), u64::MAX)).chain(std::iter::once((last, valid)));
+    for (number, (word, valid)) in words.enumerate() {
+        let mut found = equal_bytes(word, spread) & valid;
         let count = found.count_ones() as usize;
         if start.is_none() && count < missing {
             missing -= count;
