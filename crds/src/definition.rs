@@ -9,13 +9,36 @@ use crate::{StreamingJob, StreamingSnapshot};
 pub const DEFINITION_BYTES_MAX: usize = 256 * 1024;
 
 pub(crate) fn streaming_job() -> CustomResourceDefinition {
-    StreamingJob::crd()
+    with_known_formats(StreamingJob::crd())
+}
+
+fn streaming_snapshot() -> CustomResourceDefinition {
+    with_known_formats(StreamingSnapshot::crd())
+}
+
+/// An API server knows the formats of signed integers alone, and warns about others on every apply.
+fn with_known_formats(definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn visit(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(map) => {
+                if map.get("format").is_some_and(|f| f == "uint32" || f == "uint64" || f == "uint16") {
+                    map.insert("format".to_owned(), "int64".into());
+                }
+                map.values_mut().for_each(visit);
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(visit),
+            _ => {}
+        }
+    }
+    let Ok(mut value) = serde_json::to_value(&definition) else { return definition };
+    visit(&mut value);
+    serde_json::from_value(value).unwrap_or(definition)
 }
 
 /// Every definition that the operator needs.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![streaming_job(), StreamingSnapshot::crd()]
+    vec![streaming_job(), streaming_snapshot()]
 }
 
 /// `crds/yaml/streamingjob.yaml`, as it has to be.
@@ -25,7 +48,7 @@ pub fn streaming_job_yaml() -> Result<String, serde_saphyr::SerializeError> {
 
 /// `crds/yaml/streamingsnapshot.yaml`, as it has to be.
 pub fn streaming_snapshot_yaml() -> Result<String, serde_saphyr::SerializeError> {
-    yaml(&StreamingSnapshot::crd(), "streaming_snapshot")
+    yaml(&streaming_snapshot(), "streaming_snapshot")
 }
 
 fn yaml(definition: &CustomResourceDefinition, module: &str) -> Result<String, serde_saphyr::SerializeError> {
@@ -44,7 +67,7 @@ mod tests {
     fn checked_in_yaml_is_up_to_date() {
         for (name, wanted, definition) in [
             ("streamingjob", streaming_job_yaml().unwrap(), streaming_job()),
-            ("streamingsnapshot", streaming_snapshot_yaml().unwrap(), StreamingSnapshot::crd()),
+            ("streamingsnapshot", streaming_snapshot_yaml().unwrap(), streaming_snapshot()),
         ] {
             let path = format!("{}/yaml/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
             if std::env::var_os("UPDATE").is_some() {
@@ -77,6 +100,12 @@ mod tests {
             assert!(text.contains(rule), "{rule}");
         }
         assert_eq!(text.matches("\"rule\":").count(), 13, "a rule without a line here");
+    }
+
+    #[test]
+    fn formats_are_those_that_an_api_server_knows() {
+        let text = serde_json::to_string(&definitions()).unwrap();
+        assert!(!text.contains("\"format\":\"uint"), "{text}");
     }
 
     /// The API server refuses rules whose cost it can't bound, and an unbounded text is a way to fill etcd.

@@ -44,6 +44,10 @@ pub struct StreamingJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stable_revision: Option<String>,
 
+    /// The image that this revision ran with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_image: Option<String>,
+
     /// What is being done. Written before anything is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,

@@ -26,6 +26,7 @@ use tiderace_crds::{
 pub use action::{Action, Decision, Happening};
 pub use conditions::{find, is_true};
 pub use facts::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Trouble, Worker};
+pub use verdict::problems_text;
 use verdict::Verdict;
 
 use crate::names;

@@ -347,7 +347,7 @@ impl Pass<'_> {
 }
 
 /// Every reason of the condition Stalled, which are also reasons of events.
-pub(super) const STALLED_REASONS: [&str; 21] = [
+pub(super) const STALLED_REASONS: [&str; 22] = [
     "PlanInvalid",
     "ForbiddenTemplate",
     "RolledBack",
@@ -368,11 +368,13 @@ pub(super) const STALLED_REASONS: [&str; 21] = [
     "VolumeNotBound",
     "PodNotTerminating",
     "PodRefused",
+    "ApplyFailed",
     "InvalidSpec",
 ];
 
 /// Problems of a plan, one a line, the first few.
-pub(super) fn problems_text(problems: &[tiderace_crds::admin::Problem]) -> String {
+#[must_use]
+pub fn problems_text(problems: &[tiderace_crds::admin::Problem]) -> String {
     const SHOWN_MAX: usize = 5;
     let mut lines: Vec<String> = problems.iter().take(SHOWN_MAX).map(problem_text).collect();
     if problems.len() > SHOWN_MAX {

@@ -1,0 +1,204 @@
+//! Who leads: one Lease of `coordination.k8s.io/v1`, and a fencing token.
+//!
+//! A candidate remembers the Lease's version and *its own* clock's moment of seeing it change; it takes the Lease over only when it hasn't changed
+//! for the Lease's duration by that clock, so clocks of different machines are never compared. Every write carries the version that was read: of two
+//! candidates one is refused. `leaseTransitions` is the fencing token: it grows with each change of hands.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
+use tokio_util::sync::CancellationToken;
+
+/// How long a Lease is good for after its last change.
+pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// How long a leader that can't renew still acts: it must stop before another begins.
+pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+pub const RETRY: Duration = Duration::from_secs(2);
+
+/// Whether this process leads, for whoever is about to act.
+#[derive(Clone, Debug)]
+pub struct Leadership(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    start: Instant,
+    /// Milliseconds after `start` until which this process leads; 0 when it doesn't.
+    until_ms: AtomicU64,
+    token: AtomicU64,
+    always: AtomicBool,
+}
+
+impl Default for Leadership {
+    fn default() -> Self {
+        let state =
+            State { start: Instant::now(), until_ms: AtomicU64::new(0), token: AtomicU64::new(0), always: AtomicBool::new(false) };
+        Self(Arc::new(state))
+    }
+}
+
+impl Leadership {
+    /// For a process that is alone, as in tests.
+    #[must_use]
+    pub fn alone() -> Self {
+        let leadership = Self::default();
+        leadership.0.always.store(true, Ordering::SeqCst);
+        leadership
+    }
+
+    /// Whether this process may act now. A process that was paused finds its time over before it writes.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.always.load(Ordering::SeqCst) || self.elapsed_ms() < self.0.until_ms.load(Ordering::SeqCst)
+    }
+
+    /// How often the Lease had changed hands when this process got it.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.0.token.load(Ordering::SeqCst)
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn hold(&self, since: Instant, token: u64) {
+        let until = since.saturating_duration_since(self.0.start) + RENEW_DEADLINE;
+        self.0.token.store(token, Ordering::SeqCst);
+        self.0.until_ms.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    fn lose(&self) {
+        self.0.until_ms.store(0, Ordering::SeqCst);
+    }
+}
+
+/// A candidate for one Lease.
+pub struct Candidate {
+    leases: Api<Lease>,
+    name: String,
+    identity: String,
+    leadership: Leadership,
+    /// The version last seen, and when it was first seen.
+    seen: Option<(String, Instant)>,
+}
+
+impl Candidate {
+    /// A candidate by the name of `identity`, which no other process has.
+    #[must_use]
+    pub fn new(leases: Api<Lease>, name: &str, identity: &str, leadership: Leadership) -> Self {
+        Self { leases, name: name.to_owned(), identity: identity.to_owned(), leadership, seen: None }
+    }
+
+    /// Tries once: `true` when this process leads now.
+    pub async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        let asked = Instant::now();
+        let Some(lease) = self.leases.get_opt(&self.name).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                spec: Some(self.claim(None)),
+            };
+            return self.written(asked, self.leases.create(&PostParams::default(), &lease).await);
+        };
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
+            self.seen = Some((version, asked));
+        }
+        let spec = lease.spec.clone().unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        let unchanged_for = self.seen.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        let duration = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map_or(LEASE_DURATION, Duration::from_secs);
+        let is_mine = holder == self.identity;
+        if !is_mine && !holder.is_empty() && unchanged_for < duration {
+            self.leadership.lose();
+            return Ok(false);
+        }
+        // With the version that was read: a second candidate is refused.
+        let lease = Lease { metadata: lease.metadata, spec: Some(self.claim(Some(&spec))) };
+        self.written(asked, self.leases.replace(&self.name, &PostParams::default(), &lease).await)
+    }
+
+    fn claim(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = Some(MicroTime(Timestamp::now()));
+        let is_mine = old.is_some_and(|s| s.holder_identity.as_deref() == Some(self.identity.as_str()));
+        let transitions = old.and_then(|s| s.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
+            acquire_time: if is_mine { old.and_then(|s| s.acquire_time.clone()) } else { now.clone() },
+            renew_time: now,
+            lease_transitions: Some(if is_mine { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    fn written(&mut self, asked: Instant, result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+        match result {
+            Ok(lease) => {
+                let token = lease.spec.and_then(|s| s.lease_transitions).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+                self.seen = lease.metadata.resource_version.map(|version| (version, Instant::now()));
+                self.leadership.hold(asked, token);
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                self.leadership.lose();
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until this process leads; `false` when it is to stop first.
+    pub async fn wait(&mut self, stop: &CancellationToken) -> bool {
+        loop {
+            match self.attempt().await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, lease = %self.name, "the lease can't be had"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Renews until leadership is lost or the process is to stop; gives the Lease away in the second case.
+    pub async fn keep(&mut self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return self.release().await,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+            match tokio::time::timeout(RENEW_DEADLINE, self.attempt()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(%error, lease = %self.name, "the lease can't be renewed"),
+                Err(_) => tracing::warn!(lease = %self.name, "the API server doesn't answer"),
+            }
+            if !self.leadership.is_held() {
+                return;
+            }
+        }
+    }
+
+    /// Gives the Lease away, so that another needn't wait until it has run out.
+    pub async fn release(&mut self) {
+        let was_held = self.leadership.is_held();
+        self.leadership.lose();
+        if !was_held {
+            return;
+        }
+        let Ok(Some(mut lease)) = self.leases.get_opt(&self.name).await else { return };
+        let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_deref() == Some(self.identity.as_str())) else { return };
+        spec.holder_identity = Some(String::new());
+        if let Err(error) = self.leases.replace(&self.name, &PostParams::default(), &lease).await {
+            tracing::info!(%error, lease = %self.name, "the lease wasn't given away; it runs out");
+        }
+    }
+}

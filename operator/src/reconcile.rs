@@ -1,0 +1,195 @@
+//! One pass over one object: read, decide, act.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::runtime::controller::Action as Requeue;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use tiderace_crds::{StreamingJobSpec, StreamingJobStatus};
+use tracing::Instrument;
+
+use crate::context::Context;
+use crate::decide::{Job, decide};
+use crate::execute::ExecuteError;
+use crate::names::{self, FINALIZER, STATUS_MANAGER};
+
+/// The longest wait after a pass that failed.
+const ERROR_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Reading.
+    #[error("reading: {0}")]
+    Observe(#[from] Box<kube::Error>),
+    /// Acting.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+}
+
+impl ReconcileError {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Observe(_) => "observe",
+            Self::Execute(error) if error.is_conflict() => "conflict",
+            Self::Execute(_) => "execute",
+        }
+    }
+}
+
+/// What a custom resource says, as far as this operator can read it.
+fn job_of(object: &DynamicObject) -> Result<(Job, StreamingJobStatus), String> {
+    let spec: StreamingJobSpec = serde_json::from_value(object.data["spec"].clone()).map_err(|error| error.to_string())?;
+    let job = Job {
+        name: object.name_any(),
+        namespace: object.namespace().unwrap_or_default(),
+        uid: object.uid().unwrap_or_default(),
+        generation: object.metadata.generation.unwrap_or_default(),
+        deleted_at: object.metadata.deletion_timestamp.as_ref().map(|t| t.0),
+        has_finalizer: object.finalizers().iter().any(|f| f == FINALIZER),
+        restart_nonce: object.annotations().get(tiderace_crds::RESTART_ANNOTATION).cloned(),
+        spec,
+    };
+    // A status that can't be read was not written by an operator; begin anew rather than not at all.
+    let status = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+    Ok((job, status))
+}
+
+/// A pass over a job.
+pub async fn reconcile_job(trigger: Arc<DynamicObject>, context: Arc<Context>) -> Result<Requeue, ReconcileError> {
+    let (name, namespace) = (trigger.name_any(), trigger.namespace().unwrap_or_default());
+    let span = tracing::info_span!("reconcile", job = %name, %namespace);
+    let start = Instant::now();
+    context.metrics.begin();
+    let result = pass(&trigger, &context).instrument(span).await;
+    context.metrics.end("StreamingJob", start.elapsed().as_secs_f64(), result.as_ref().err().map(ReconcileError::label));
+    result
+}
+
+async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, ReconcileError> {
+    let (name, namespace) = (trigger.name_any(), trigger.namespace().unwrap_or_default());
+    if !context.leadership.is_held() {
+        return Err(ExecuteError::NotLeading.into());
+    }
+    // The trigger comes from a cache that may be behind our own last write.
+    let api = context.api(names::API_VERSION, "StreamingJob", &namespace);
+    let Some(object) = api.get_opt(&name).await.map_err(Box::new)? else {
+        let uid = trigger.uid().unwrap_or_default();
+        context.forget(&uid);
+        context.metrics.forget(&uid);
+        return Ok(Requeue::await_change());
+    };
+    let uid = object.uid().unwrap_or_default();
+    let (job, before) = match job_of(&object) {
+        Ok(read) => read,
+        Err(error) => return say_unreadable(context, &object, &error).await,
+    };
+    if job.deleted_at.is_some() && !job.has_finalizer {
+        context.forget(&uid);
+        context.metrics.forget(&uid);
+        return Ok(Requeue::await_change());
+    }
+    let scene = context.observe(&job, &before).await.map_err(Box::new)?;
+    let decision = decide(&job, &before, &scene.observed, context.now());
+    context.metrics.show(&job, &decision.status);
+    let result = context.execute(&job, &object, &before, &scene, &decision).await;
+    match &result {
+        Ok(()) => {
+            // What was refused is shown until an action goes well, not until there is none.
+            if !decision.actions.is_empty() || scene.observed.foreign.as_ref().is_some_and(|t| t.reason == "ApplyFailed") {
+                context.remember_failure(&uid, None);
+            }
+            context.clear_errors(&uid);
+        }
+        Err(error) if error.is_conflict() => {
+            tracing::debug!(%error, "somebody else was faster");
+            return Ok(Requeue::requeue(Duration::from_millis(100)));
+        }
+        Err(error) => {
+            if error.is_namespace_terminating() {
+                context.remember_terminating(&uid);
+            }
+            if let Some(trouble) = error.trouble() {
+                context.remember_failure(&uid, Some(trouble));
+            }
+        }
+    }
+    result?;
+    Ok(Requeue::requeue(Duration::from_millis(decision.requeue_ms.max(50))))
+}
+
+/// A custom resource that the API server took and this operator can't read: of a newer version, or with a value that no rule refuses.
+async fn say_unreadable(context: &Context, object: &DynamicObject, error: &str) -> Result<Requeue, ReconcileError> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let api = context.api(names::API_VERSION, "StreamingJob", &namespace);
+    if object.metadata.deletion_timestamp.is_some() {
+        // Whatever ran is owned by the job and goes with it.
+        let left: Vec<_> = object.finalizers().iter().filter(|f| *f != FINALIZER).collect();
+        let patch = json!({"metadata": {"finalizers": left, "resourceVersion": object.resource_version()}});
+        api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(Box::new)?;
+        return Ok(Requeue::await_change());
+    }
+    let generation = object.metadata.generation.unwrap_or_default();
+    let message: String = format!("the spec can't be read by this version of the operator: {error}").chars().take(1000).collect();
+    let old = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+    let since = |kind: &str, status: &str| {
+        let found = old.as_array().into_iter().flatten().find(|c| c["type"] == kind && c["status"] == status);
+        found.map_or_else(|| json!(format!("{:.0}", context.now())), |c| c["lastTransitionTime"].clone())
+    };
+    let condition = |kind: &str, status: &str| {
+        json!({"type": kind, "status": status, "reason": "InvalidSpec", "message": message,
+               "observedGeneration": generation, "lastTransitionTime": since(kind, status)})
+    };
+    // What the operator had written stays: a job that runs goes on.
+    let mut status = object.data["status"].clone();
+    if !status.is_object() {
+        status = json!({});
+    }
+    status["observedGeneration"] = json!(generation);
+    status["conditions"] = json!([condition("Ready", "False"), condition("Stalled", "True"), condition("PlanValid", "False")]);
+    if status == object.data["status"] {
+        return Ok(Requeue::requeue(Duration::from_secs(300)));
+    }
+    let patch = json!({
+        "apiVersion": names::API_VERSION, "kind": "StreamingJob",
+        "metadata": {"name": name, "namespace": namespace, "resourceVersion": object.resource_version()},
+        "status": status,
+    });
+    api.patch_status(&name, &PatchParams::apply(STATUS_MANAGER).force(), &Patch::Apply(&patch)).await.map_err(Box::new)?;
+    Ok(Requeue::requeue(Duration::from_secs(300)))
+}
+
+/// When to try again after a pass that failed: 1 s, doubled with each failure in a row.
+#[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
+pub fn after_error(object: Arc<DynamicObject>, error: &ReconcileError, context: Arc<Context>) -> Requeue {
+    let failures = context.count_error(&object.meta().uid.clone().unwrap_or_default());
+    let wait = Duration::from_secs(1) * (1 << failures.saturating_sub(1).min(9));
+    tracing::warn!(job = %object.name_any(), namespace = %object.namespace().unwrap_or_default(), %error, failures, "the pass failed");
+    Requeue::requeue(wait.min(ERROR_WAIT_MAX))
+}
+
+/// A pass over a snapshot: none can be taken yet, and it says so.
+pub async fn reconcile_snapshot(trigger: Arc<DynamicObject>, context: Arc<Context>) -> Result<Requeue, ReconcileError> {
+    if !context.leadership.is_held() || trigger.metadata.deletion_timestamp.is_some() {
+        return Ok(Requeue::await_change());
+    }
+    let generation = trigger.metadata.generation.unwrap_or_default();
+    if trigger.data.pointer("/status/observedGeneration").and_then(serde_json::Value::as_i64) == Some(generation) {
+        return Ok(Requeue::await_change());
+    }
+    let condition = |kind: &str, status: &str| {
+        json!({"type": kind, "status": status, "reason": "NotYetAvailable", "observedGeneration": generation,
+               "message": "snapshots are not yet available: this version of the operator takes none",
+               "lastTransitionTime": format!("{:.0}", context.now())})
+    };
+    let (name, namespace) = (trigger.name_any(), trigger.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": names::API_VERSION, "kind": "StreamingSnapshot", "metadata": {"name": name, "namespace": namespace},
+        "status": {"observedGeneration": generation, "conditions": [condition("Complete", "False"), condition("Stalled", "True")]},
+    });
+    let api = context.api(names::API_VERSION, "StreamingSnapshot", &namespace);
+    api.patch_status(&name, &PatchParams::apply(STATUS_MANAGER).force(), &Patch::Apply(&patch)).await.map_err(Box::new)?;
+    Ok(Requeue::await_change())
+}

@@ -1,0 +1,245 @@
+//! `tiderace-operator run`: wires everything together.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::{Stream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Config, Controller};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, reflector};
+use kube::runtime::{Predicate, WatchStreamExt, predicates, watcher};
+use kube::{Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::certificates::Lifetimes;
+use crate::command::{LogFormat, RunArgs};
+use crate::context::{Context, Options, resource};
+use crate::election::{Candidate, Leadership};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::names::{API_VERSION, FIELD_MANAGER, JOB_LABEL, MANAGED_BY_LABEL};
+use crate::reconcile::{after_error, reconcile_job, reconcile_snapshot};
+use crate::worker_client::Network;
+use crate::{count_requests, webhook};
+
+/// How often the API server is asked for the definitions while they are missing.
+const DEFINITIONS_RETRY: Duration = Duration::from_secs(2);
+/// Changes of one job within this are one pass.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Runs until SIGTERM, or until another operator leads. `Ok(false)` in the second case: the process must not go on.
+pub async fn run(args: RunArgs) -> Result<bool> {
+    start_log(args.log_format);
+    // Another library may have chosen it already; it is the same one.
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone()));
+
+    let metrics = Metrics::new();
+    let health = Health::new(metrics.clone());
+    let listener = TcpListener::bind(SocketAddr::new(args.listen_address, args.health_port))
+        .await
+        .with_context(|| format!("port {} can't be listened on", args.health_port))?;
+    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
+    tokio::spawn(axum::serve(listener, health.clone().router()).into_future());
+
+    let config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run in a pod with a service account")?;
+    let client = count_requests::client(config, metrics.clone())?;
+    let identity = args.identity.clone().unwrap_or_else(own_name);
+    let leadership = Leadership::default();
+    let lifetimes = Lifetimes {
+        leaf_seconds: u64::from(args.certificate_days) * 86_400,
+        authority_seconds: u64::from(args.certificate_days) * 4 * 86_400 + 86_400,
+    };
+    let options = Options {
+        default_image: args.default_image.clone(),
+        image_pull_policy: args.image_pull_policy.clone(),
+        operator_namespace: args.lease_namespace.clone(),
+        planner_url: args.planner_url.clone(),
+        lifetimes,
+    };
+    let context = Arc::new(Context::new(client.clone(), options, Arc::new(Network), metrics.clone(), leadership.clone(), &identity));
+
+    if !wait_for_definitions(&client, &args.watch_namespaces, &metrics, &stop).await {
+        return Ok(true);
+    }
+    health.set_ready(true);
+    if args.webhook {
+        // Followers serve it too: the API server may ask any of them.
+        webhook::serve(&args, Arc::clone(&context), stop.clone()).await?;
+    }
+
+    let leases = Api::namespaced(client.clone(), &args.lease_namespace);
+    let mut candidate = Candidate::new(leases, &args.lease_name, &identity, leadership.clone());
+    tracing::info!(%identity, lease = %args.lease_name, namespace = %args.lease_namespace, "waiting to lead");
+    if !candidate.wait(&stop).await {
+        return Ok(true);
+    }
+    tracing::info!(token = leadership.token(), "leading");
+    metrics.set_leader(true);
+
+    let controllers = CancellationToken::new();
+    let mut running = tokio::task::JoinSet::new();
+    // A controller for each namespace: watches of several can't share one store.
+    let all = if args.watch_namespaces.is_empty() { vec![None] } else { args.watch_namespaces.iter().cloned().map(Some).collect() };
+    for namespace in all {
+        running.spawn(jobs(client.clone(), namespace.clone(), args.concurrency, Arc::clone(&context), controllers.clone()));
+        running.spawn(snapshots(client.clone(), namespace, Arc::clone(&context), controllers.clone()));
+    }
+    let lost = tokio::select! {
+        () = candidate.keep(&stop) => !stop.is_cancelled(),
+        _ = running.join_next() => { tracing::error!("a controller ended"); true }
+    };
+    metrics.set_leader(false);
+    controllers.cancel();
+    // Passes that are under way find that they don't lead before their next write.
+    let _ended = tokio::time::timeout(Duration::from_secs(5), running.join_all()).await;
+    if lost {
+        tracing::error!("another operator leads, or the API server is out of reach: ending, to begin anew");
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn start_log(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber in one process is refused; the first stays.
+    let _already = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals can't be listened to: SIGTERM ends the process at once");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+}
+
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}-{}", host.trim(), std::process::id(), jiff::Timestamp::now().as_millisecond())
+}
+
+/// Waits until the API server serves the custom resources; `false` when it is to stop first.
+async fn wait_for_definitions(client: &Client, namespaces: &[String], metrics: &Metrics, stop: &CancellationToken) -> bool {
+    let mut told = false;
+    loop {
+        let mut missing = false;
+        for kind in ["StreamingJob", "StreamingSnapshot"] {
+            let resource = resource(API_VERSION, kind);
+            let api: Api<DynamicObject> = match namespaces.first() {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            let found = api.list_metadata(&kube::api::ListParams::default().limit(1)).await;
+            if let Err(error) = &found
+                && !told
+            {
+                tracing::warn!(%error, kind, "waiting for the definition: install the chart tiderace-crds, or `tiderace-operator crds | kubectl apply --server-side -f -`");
+            }
+            metrics.set_crd_missing(&format!("{}.tiderace.dev", resource.plural), found.is_err());
+            missing |= found.is_err();
+        }
+        if !missing {
+            return true;
+        }
+        told = true;
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(DEFINITIONS_RETRY) => {}
+        }
+    }
+}
+
+/// Jobs of one namespace, or of all.
+async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, context: Arc<Context>, stop: CancellationToken) {
+    let resource = resource(API_VERSION, "StreamingJob");
+    let api = dynamic_api(&client, namespace.as_deref(), &resource);
+    let writer = Writer::new(resource.clone());
+    let reader = writer.as_reader();
+    // A pass reads the job itself; what is kept of each is its name and what tells that it changed.
+    let slim = |job: &mut DynamicObject| {
+        job.managed_fields_mut().clear();
+        job.annotations_mut().retain(|key, _| key == tiderace_crds::RESTART_ANNOTATION);
+        job.data = serde_json::Value::Null;
+    };
+    let watched = watcher(api, watcher::Config::default().any_semantic()).default_backoff().modify(slim);
+    let changed = predicates::generation.combine(predicates::finalizers).combine(predicates::annotations);
+    let roots = reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default());
+    let mut controller = Controller::for_stream_with(roots, reader, resource.clone())
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
+        .graceful_shutdown_on(stop.cancelled_owned());
+    controller = controller.watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource));
+    controller = controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource));
+    controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource));
+    controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource));
+    controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource));
+    controller = controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource));
+    // Failed passes are logged and tried again by `after_error`.
+    controller.run(reconcile_job, after_error, context).for_each(async |_| {}).await;
+}
+
+async fn snapshots(client: Client, namespace: Option<String>, context: Arc<Context>, stop: CancellationToken) {
+    let resource = resource(API_VERSION, "StreamingSnapshot");
+    let api = dynamic_api(&client, namespace.as_deref(), &resource);
+    Controller::new_with(api, watcher::Config::default().any_semantic(), resource)
+        .with_config(Config::default().concurrency(2))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile_snapshot, after_error, context)
+        .for_each(async |_| {})
+        .await;
+}
+
+fn dynamic_api(client: &Client, namespace: Option<&str>, resource: &ApiResource) -> Api<DynamicObject> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    }
+}
+
+/// Objects of a kind that changed. Only metadata is watched, and only of what the operator manages: memory doesn't grow with the cluster.
+fn changes<K>(client: &Client, namespace: Option<&str>) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>
+where
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let config = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}"));
+    watcher(api, config).default_backoff().touched_objects()
+}
+
+/// From an object to the job that its label names.
+fn job_of<K>(resource: &ApiResource) -> impl Fn(PartialObjectMeta<K>) -> Option<ObjectRef<DynamicObject>> + Send + Sync + use<K>
+where
+    K: kube::Resource<DynamicType = ()> + 'static,
+{
+    let resource = resource.clone();
+    move |object| {
+        let name = object.metadata.labels.as_ref()?.get(JOB_LABEL)?.clone();
+        Some(ObjectRef::new_with(&name, resource.clone()).within(object.metadata.namespace.as_deref()?))
+    }
+}
