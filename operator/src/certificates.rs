@@ -98,24 +98,26 @@ pub fn issue(
     let get = |contents: Option<&Contents>, key: &str| contents.and_then(|c| c.get(key)).cloned();
     let old_authorities = get(authority, CA_CERTIFICATE);
     let kept_key = get(authority, CA_KEY).and_then(|pem| KeyPair::from_pem(&pem).ok());
-    let (authorities, key) = match (old_authorities, kept_key) {
-        (Some(pem), Some(key)) if !is_old(Some(&pem), now) => (pem, key),
+    let (authorities, key, are_leaves_trusted) = match (old_authorities, kept_key) {
+        (Some(pem), Some(key)) if !is_old(Some(&pem), now) => (pem, key, true),
         (old, _) => {
             let key = KeyPair::generate()?;
             let new = authority_params(job, namespace, lifetimes.authority_seconds, now).self_signed(&key)?.pem();
             // The one before stays trusted; any older one has ended.
             let before = old.as_deref().and_then(|pem| first_certificate(pem)).filter(|pem| !is_over(pem, now)).unwrap_or_default();
-            (format!("{new}{before}"), key)
+            // Where the one before is lost, nobody trusts what it issued.
+            let is_kept = !before.is_empty();
+            (format!("{new}{before}"), key, is_kept)
         }
     };
     let signer = first_certificate(&authorities).unwrap_or_default();
     let issuer = Issuer::from_ca_cert_pem(&signer, &key)?;
     let own = match (get(authority, CERTIFICATE), get(authority, KEY)) {
-        (Some(certificate), Some(key)) if !is_old(Some(&certificate), now) && authority.is_some_and(|a| a.contains_key(CA_KEY)) => (certificate, key),
+        (Some(certificate), Some(key)) if !is_old(Some(&certificate), now) && are_leaves_trusted => (certificate, key),
         _ => leaf(&issuer, FIELD_NAME_OPERATOR, vec![FIELD_NAME_OPERATOR.to_owned()], ExtendedKeyUsagePurpose::ClientAuth, lifetimes, now)?,
     };
     let of_worker = match (get(worker, CERTIFICATE), get(worker, KEY)) {
-        (Some(certificate), Some(key)) if !is_old(Some(&certificate), now) && authority.is_some_and(|a| a.contains_key(CA_KEY)) => (certificate, key),
+        (Some(certificate), Some(key)) if !is_old(Some(&certificate), now) && are_leaves_trusted => (certificate, key),
         _ => {
             let server = names::server_name(job, namespace);
             let pods = format!("*.{}.{namespace}.svc", names::headless_service(job));

@@ -144,6 +144,15 @@ impl Context {
                 let sets = self.api("apps/v1", "StatefulSet", &job.namespace);
                 sets.patch(&job.name, &params, &Patch::Merge(&patch)).await.map(drop).or_else(at("scaling the StatefulSet down"))
             }
+            Action::DeletePods => {
+                let pods = Api::<Pod>::namespaced(self.client.clone(), &job.namespace);
+                for pod in scene.observed.pods.iter().filter(|pod| !pod.is_deleting && !pod.uid.is_empty()) {
+                    let preconditions = Some(Preconditions { uid: Some(pod.uid.clone()), resource_version: None });
+                    let params = DeleteParams { preconditions, ..DeleteParams::default() };
+                    gone(pods.delete(&pod.name, &params).await.map(drop)).or_else(at(format!("deleting the pod {}", pod.name)))?;
+                }
+                Ok(())
+            }
             Action::StopWorker { operation_id, epoch, mode } => {
                 let Some(worker) = &scene.worker else { return Ok(()) };
                 let order = StopRequest { operation_id: operation_id.clone(), epoch: *epoch, mode: *mode };

@@ -49,7 +49,7 @@ pub const RIGHTS: &[Right] = &[
     right(Scope::Jobs, "tiderace.dev", "streamingsnapshots/status", &["patch"], "status of snapshots"),
     right(Scope::Jobs, "apps", "statefulsets", &["get", "list", "watch", "create", "patch", "delete"], "workers"),
     right(Scope::Jobs, "batch", "jobs", &["get", "list", "watch", "create", "delete"], "checks of plans"),
-    right(Scope::Jobs, "", "pods", &["get", "list", "watch", "create"], "workers; a dry run of their pod says what the namespace forbids"),
+    right(Scope::Jobs, "", "pods", &["get", "list", "watch", "create", "delete"], "workers; a dry run of their pod says what the namespace forbids"),
     right(Scope::Jobs, "", "configmaps", &["get", "list", "watch", "create", "patch", "delete"], "statements; revisions"),
     right(Scope::Jobs, "", "secrets", &["get", "create", "patch"], "certificates; whether secrets that jobs name are there"),
     right(Scope::Jobs, "", "services", &["get", "list", "watch", "create", "patch"], "names of pods; admin API"),

@@ -36,6 +36,8 @@ pub enum Action {
         /// The resourceVersion that was seen.
         seen: String,
     },
+    /// Deletes the pods that were seen: no StatefulSet does it.
+    DeletePods,
     /// Tells the worker to stop.
     StopWorker {
         /// `status.operation.id`.
@@ -68,6 +70,7 @@ impl Action {
         match self {
             Self::ApplySet { .. }
             | Self::ScaleDown { .. }
+            | Self::DeletePods
             | Self::StopWorker { .. }
             | Self::GrowClaim { .. }
             | Self::OrphanSet { .. }

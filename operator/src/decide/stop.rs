@@ -69,6 +69,10 @@ impl Pass<'_> {
     }
 
     fn scale_down(&mut self) {
+        if self.observed.set.is_none() && self.observed.pods.iter().any(|pod| !pod.is_deleting) {
+            // Somebody deleted the StatefulSet and left its pods.
+            self.actions.push(Action::DeletePods);
+        }
         if let Some(set) = self.observed.set.as_ref().filter(|set| set.replicas > 0 && !set.is_deleting) {
             self.actions.push(Action::ScaleDown { seen: set.resource_version.clone() });
         }

@@ -189,6 +189,12 @@ impl World {
                     set.resource_version = self.version.to_string();
                 }
             }
+            Action::DeletePods => {
+                for pod in &mut self.pods {
+                    pod.is_deleting = true;
+                    pod.is_ready = false;
+                }
+            }
             Action::StopWorker { epoch, .. } => {
                 if self.pods.iter().any(|p| p.is_running && p.epoch == *epoch) && self.worker_answers {
                     self.worker = Some(WorkerState::Stopped);
@@ -215,6 +221,7 @@ impl World {
         if self.job.deleted_at.is_none() {
             self.job.deleted_at = Some(self.now);
             self.job.generation += 1;
+            self.gone = !self.job.has_finalizer;
         }
     }
 

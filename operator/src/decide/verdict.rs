@@ -191,8 +191,9 @@ impl Pass<'_> {
             Some(trouble) => ("False", trouble.reason, trouble.message.clone()),
             None => match phase {
                 Phase::Deleting => ("False", "Deleting", "the job is being deleted".to_owned()),
-                Phase::Suspended => ("True", "Suspended", "the job has no worker, as asked".to_owned()),
-                Phase::Finished if self.status.operation.is_none() => {
+                Phase::Suspended if self.status.operation.is_none() => ("True", "Suspended", "the job has no worker, as asked".to_owned()),
+                Phase::Suspended => ("False", "Stopping", self.operation_text()),
+                Phase::Finished if self.status.operation.is_none() && self.reconciling(verdict).is_none() => {
                     ("True", "Finished", self.status.outcome.as_ref().map(|o| o.message.clone()).unwrap_or_default())
                 }
                 Phase::Finished => ("False", "Finishing", "the job came to its end; its workers are taken away".to_owned()),
