@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -104,7 +104,8 @@ pub fn issue(
             let key = KeyPair::generate()?;
             let new = authority_params(job, namespace, lifetimes.authority_seconds, now).self_signed(&key)?.pem();
             // The one before stays trusted; any older one has ended.
-            let before = old.as_deref().and_then(|pem| first_certificate(pem)).filter(|pem| !is_over(pem, now)).unwrap_or_default();
+            let before =
+                old.as_deref().and_then(|pem| first_certificate(pem)).filter(|pem| !is_over(pem, now)).unwrap_or_default();
             // Where the one before is lost, nobody trusts what it issued.
             let is_kept = !before.is_empty();
             (format!("{new}{before}"), key, is_kept)
@@ -114,7 +115,14 @@ pub fn issue(
     let issuer = Issuer::from_ca_cert_pem(&signer, &key)?;
     let own = match (get(authority, CERTIFICATE), get(authority, KEY)) {
         (Some(certificate), Some(key)) if !is_old(Some(&certificate), now) && are_leaves_trusted => (certificate, key),
-        _ => leaf(&issuer, FIELD_NAME_OPERATOR, vec![FIELD_NAME_OPERATOR.to_owned()], ExtendedKeyUsagePurpose::ClientAuth, lifetimes, now)?,
+        _ => leaf(
+            &issuer,
+            FIELD_NAME_OPERATOR,
+            vec![FIELD_NAME_OPERATOR.to_owned()],
+            ExtendedKeyUsagePurpose::ClientAuth,
+            lifetimes,
+            now,
+        )?,
     };
     let of_worker = match (get(worker, CERTIFICATE), get(worker, KEY)) {
         (Some(certificate), Some(key)) if !is_old(Some(&certificate), now) && are_leaves_trusted => (certificate, key),
@@ -127,12 +135,17 @@ pub fn issue(
         }
     };
     let worker = BTreeMap::from([(CA_CERTIFICATE, authorities.clone()), (CERTIFICATE, of_worker.0), (KEY, of_worker.1)]);
-    let authority = BTreeMap::from([(CA_CERTIFICATE, authorities), (CA_KEY, key.serialize_pem()), (CERTIFICATE, own.0), (KEY, own.1)]);
+    let authority =
+        BTreeMap::from([(CA_CERTIFICATE, authorities), (CA_KEY, key.serialize_pem()), (CERTIFICATE, own.0), (KEY, own.1)]);
     Ok(Issued { authority, worker })
 }
 
 /// A certificate of its own for a server of these names, and its authority: `(ca.crt, tls.crt, tls.key)`.
-pub fn issue_server(names: &[String], lifetimes: Lifetimes, now: Timestamp) -> Result<(String, String, String), CertificateError> {
+pub fn issue_server(
+    names: &[String],
+    lifetimes: Lifetimes,
+    now: Timestamp,
+) -> Result<(String, String, String), CertificateError> {
     let key = KeyPair::generate()?;
     let authority = authority_params("webhook", "tiderace", lifetimes.authority_seconds, now).self_signed(&key)?.pem();
     let issuer = Issuer::from_ca_cert_pem(&authority, &key)?;
@@ -348,9 +361,12 @@ mod tests {
             }
             let new = renew(Some(&old), day);
             assert!(!due(&new, day), "day {day}");
-            for (trust, shown) in
-                [(&old.worker, &new.authority), (&new.worker, &old.authority), (&old.authority, &new.worker), (&new.authority, &old.worker)]
-            {
+            for (trust, shown) in [
+                (&old.worker, &new.authority),
+                (&new.worker, &old.authority),
+                (&old.authority, &new.worker),
+                (&new.authority, &old.worker),
+            ] {
                 assert!(is_trusted(&trust["ca.crt"], &shown["tls.crt"], at(day)), "day {day}");
             }
             if new.authority["ca.crt"] != old.authority["ca.crt"] {

@@ -140,7 +140,11 @@ pub struct RenderArgs {
 
 fn plain_url(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    if uri.scheme_str() == Some("http") && uri.authority().is_some() { Ok(uri) } else { Err("must be http://HOST:PORT".to_owned()) }
+    if uri.scheme_str() == Some("http") && uri.authority().is_some() {
+        Ok(uri)
+    } else {
+        Err("must be http://HOST:PORT".to_owned())
+    }
 }
 
 #[cfg(test)]

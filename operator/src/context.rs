@@ -82,7 +82,14 @@ pub struct JobMemory {
 
 impl Context {
     /// All of it.
-    pub fn new(client: Client, options: Options, workers: Arc<dyn Workers>, metrics: Metrics, leadership: Leadership, identity: &str) -> Self {
+    pub fn new(
+        client: Client,
+        options: Options,
+        workers: Arc<dyn Workers>,
+        metrics: Metrics,
+        leadership: Leadership,
+        identity: &str,
+    ) -> Self {
         let teller = Teller::new(client.clone(), identity);
         Self { client, options, workers, teller, metrics, leadership, memory: Mutex::default(), clock: Clock::System }
     }
@@ -99,7 +106,8 @@ impl Context {
     pub fn now(&self) -> Timestamp {
         match &self.clock {
             Clock::System => Timestamp::now(),
-            Clock::Test(ms) => Timestamp::from_millisecond(i64::try_from(ms.load(Ordering::SeqCst)).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX),
+            Clock::Test(ms) => Timestamp::from_millisecond(i64::try_from(ms.load(Ordering::SeqCst)).unwrap_or(i64::MAX))
+                .unwrap_or(Timestamp::MAX),
         }
     }
 

@@ -115,7 +115,14 @@ mod tests {
             (Method::GET, "/api/v1/namespaces/a/pods", "labelSelector=x", "", "pods", "list"),
             (Method::GET, "/api/v1/pods", "watch=true&x=1", "", "pods", "watch"),
             (Method::GET, "/apis/apps/v1/namespaces/a/statefulsets/b", "", "apps", "statefulsets", "get"),
-            (Method::PATCH, "/apis/tiderace.dev/v1alpha1/namespaces/a/streamingjobs/b/status", "", "tiderace.dev", "streamingjobs/status", "patch"),
+            (
+                Method::PATCH,
+                "/apis/tiderace.dev/v1alpha1/namespaces/a/streamingjobs/b/status",
+                "",
+                "tiderace.dev",
+                "streamingjobs/status",
+                "patch",
+            ),
             (Method::POST, "/apis/batch/v1/namespaces/a/jobs", "", "batch", "jobs", "create"),
             (Method::DELETE, "/api/v1/namespaces/a/pods/b", "", "", "pods", "delete"),
         ] {

@@ -36,8 +36,12 @@ struct State {
 
 impl Default for Leadership {
     fn default() -> Self {
-        let state =
-            State { start: Instant::now(), until_ms: AtomicU64::new(0), token: AtomicU64::new(0), always: AtomicBool::new(false) };
+        let state = State {
+            start: Instant::now(),
+            until_ms: AtomicU64::new(0),
+            token: AtomicU64::new(0),
+            always: AtomicBool::new(false),
+        };
         Self(Arc::new(state))
     }
 }
@@ -112,7 +116,8 @@ impl Candidate {
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
         let unchanged_for = self.seen.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed());
-        let duration = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map_or(LEASE_DURATION, Duration::from_secs);
+        let duration =
+            spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map_or(LEASE_DURATION, Duration::from_secs);
         let is_mine = holder == self.identity;
         if !is_mine && !holder.is_empty() && unchanged_for < duration {
             self.leadership.lose();
@@ -195,7 +200,9 @@ impl Candidate {
             return;
         }
         let Ok(Some(mut lease)) = self.leases.get_opt(&self.name).await else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_deref() == Some(self.identity.as_str())) else { return };
+        let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_deref() == Some(self.identity.as_str())) else {
+            return;
+        };
         spec.holder_identity = Some(String::new());
         if let Err(error) = self.leases.replace(&self.name, &PostParams::default(), &lease).await {
             tracing::info!(%error, lease = %self.name, "the lease wasn't given away; it runs out");

@@ -38,7 +38,8 @@ impl Teller {
     /// Events are told in the name of `instance`.
     #[must_use]
     pub fn new(client: Client, instance: &str) -> Self {
-        let reporter = Reporter { controller: "tiderace-operator".to_owned(), instance: Some(instance.chars().take(128).collect()) };
+        let reporter =
+            Reporter { controller: "tiderace-operator".to_owned(), instance: Some(instance.chars().take(128).collect()) };
         Self { recorder: Recorder::new(client, reporter), buckets: Mutex::default() }
     }
 
@@ -79,7 +80,8 @@ impl Teller {
         let bucket = buckets.entry(uid.to_owned()).or_insert_with(|| Bucket { tokens: BURST, at: now, last: HashMap::new() });
         bucket.tokens = (bucket.tokens + now.duration_since(bucket.at).as_secs_f64() * RATE).min(BURST);
         bucket.at = now;
-        let is_same = bucket.last.get(happening.reason).is_some_and(|(text, at)| *text == happening.message && at.elapsed() < SAME_AGAIN);
+        let is_same =
+            bucket.last.get(happening.reason).is_some_and(|(text, at)| *text == happening.message && at.elapsed() < SAME_AGAIN);
         if is_same || bucket.tokens < 1.0 {
             return false;
         }

@@ -149,7 +149,8 @@ impl Context {
                 for pod in scene.observed.pods.iter().filter(|pod| !pod.is_deleting && !pod.uid.is_empty()) {
                     let preconditions = Some(Preconditions { uid: Some(pod.uid.clone()), resource_version: None });
                     let params = DeleteParams { preconditions, ..DeleteParams::default() };
-                    gone(pods.delete(&pod.name, &params).await.map(drop)).or_else(at(format!("deleting the pod {}", pod.name)))?;
+                    gone(pods.delete(&pod.name, &params).await.map(drop))
+                        .or_else(at(format!("deleting the pod {}", pod.name)))?;
                 }
                 Ok(())
             }
@@ -231,7 +232,11 @@ impl Context {
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &job.namespace);
         let map = maps.get_opt(revision).await.or_else(at(format!("reading the ConfigMap {revision}")))?;
         let data = map.and_then(|map| map.data).unwrap_or_default();
-        let lost = |why: String| ExecuteError::Refused(format!("the ConfigMap {revision}, from which the job was started, {why}: change or restart the job"));
+        let lost = |why: String| {
+            ExecuteError::Refused(format!(
+                "the ConfigMap {revision}, from which the job was started, {why}: change or restart the job"
+            ))
+        };
         let text = data.get("job.yaml").ok_or_else(|| lost("is gone".to_owned()))?;
         let manifest = Manifest::parse(text).map_err(|error| lost(format!("can't be read ({error})")))?;
         let statements = data.get("job.sql").cloned().or_else(|| manifest.job.spec.sql.inline.clone()).unwrap_or_default();
@@ -261,16 +266,19 @@ impl Context {
     /// Settings that the manifest asked for once and asks for no more.
     async fn drop_unwanted(&self, job: &Job, plan: &Plan<'_>) -> Result<(), ExecuteError> {
         let wanted = plan.settings(&job.spec);
-        for (api_version, kind) in
-            [("networking.k8s.io/v1", "NetworkPolicy"), ("policy/v1", "PodDisruptionBudget"), ("monitoring.coreos.com/v1", "PodMonitor")]
-        {
+        for (api_version, kind) in [
+            ("networking.k8s.io/v1", "NetworkPolicy"),
+            ("policy/v1", "PodDisruptionBudget"),
+            ("monitoring.coreos.com/v1", "PodMonitor"),
+        ] {
             if wanted.iter().any(|object| object["kind"] == kind) {
                 continue;
             }
             let api = self.api(api_version, kind, &job.namespace);
             match api.get_opt(&job.name).await {
                 Ok(Some(found)) if foreign(&found, &job.uid).is_none() => {
-                    gone(api.delete(&job.name, &DeleteParams::default()).await.map(drop)).or_else(at(format!("deleting the {kind} {}", job.name)))?;
+                    gone(api.delete(&job.name, &DeleteParams::default()).await.map(drop))
+                        .or_else(at(format!("deleting the {kind} {}", job.name)))?;
                 }
                 // Not there, not ours, not a kind of this cluster, or none that this operator may see: nothing to take away.
                 Ok(_) => {}
@@ -290,11 +298,16 @@ impl Context {
         let issued = certificates::issue(plan.job, plan.namespace, authority, worker, self.options.lifetimes, now)
             .map_err(|error| ExecuteError::Refused(error.to_string()))?;
         // The authority first: a worker's certificate must never be there without the key that renews it.
-        for (name, data) in [(names::authority_secret(plan.job), &issued.authority), (names::worker_secret(plan.job), &issued.worker)] {
+        for (name, data) in
+            [(names::authority_secret(plan.job), &issued.authority), (names::worker_secret(plan.job), &issued.worker)]
+        {
             let object = plan.secret(&name, "Opaque", data);
             let api = self.api("v1", "Secret", plan.namespace);
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            api.patch(&name, &params, &Patch::Apply(&object)).await.map(drop).or_else(at(format!("writing the Secret {name}")))?;
+            api.patch(&name, &params, &Patch::Apply(&object))
+                .await
+                .map(drop)
+                .or_else(at(format!("writing the Secret {name}")))?;
         }
         Ok(())
     }
@@ -369,10 +382,12 @@ impl Context {
         let jobs = self.api("batch/v1", "Job", &job.namespace);
         if matches!(scene.observed.check, Check::Broken(_)) {
             self.forget_checks(&job.uid);
-            gone(jobs.delete(&key, &DeleteParams::background()).await.map(drop)).or_else(at(format!("deleting the Job {key}")))?;
+            gone(jobs.delete(&key, &DeleteParams::background()).await.map(drop))
+                .or_else(at(format!("deleting the Job {key}")))?;
         }
         self.apply_revision(job, &plan).await?;
-        let object: DynamicObject = serde_json::from_value(plan.check_job()).map_err(|error| ExecuteError::Refused(error.to_string()))?;
+        let object: DynamicObject =
+            serde_json::from_value(plan.check_job()).map_err(|error| ExecuteError::Refused(error.to_string()))?;
         match jobs.create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, &object).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
@@ -417,7 +432,9 @@ impl Context {
         if let (true, Some(worker), Worker::Status(_)) = (runs_same, &scene.worker, &scene.observed.worker) {
             match self.workers.check_plan(worker, &request).await {
                 Ok(reply) => return Some(reply),
-                Err(error) => tracing::info!(job = %job.name, namespace = %job.namespace, %error, "the worker didn't plan; a Job will"),
+                Err(error) => {
+                    tracing::info!(job = %job.name, namespace = %job.namespace, %error, "the worker didn't plan; a Job will")
+                }
             }
         }
         let planner = self.options.planner_url.as_ref().filter(|_| image == self.options.default_image)?;
@@ -432,10 +449,14 @@ impl Context {
 
     async fn forget_check_jobs(&self, job: &Job) -> Result<(), ExecuteError> {
         let jobs = self.api("batch/v1", "Job", &job.namespace);
-        let found = jobs.list_metadata(&ListParams::default().labels(&format!("{JOB_LABEL}={}", job.name))).await.or_else(at("listing checks"))?;
+        let found = jobs
+            .list_metadata(&ListParams::default().labels(&format!("{JOB_LABEL}={}", job.name)))
+            .await
+            .or_else(at("listing checks"))?;
         for check in found.items {
             let name = check.metadata.name.unwrap_or_default();
-            gone(jobs.delete(&name, &DeleteParams::background()).await.map(drop)).or_else(at(format!("deleting the Job {name}")))?;
+            gone(jobs.delete(&name, &DeleteParams::background()).await.map(drop))
+                .or_else(at(format!("deleting the Job {name}")))?;
         }
         Ok(())
     }
@@ -443,7 +464,10 @@ impl Context {
     /// ConfigMaps of revisions that nothing runs, plans or returns to.
     async fn forget_old_revisions(&self, job: &Job, status: &StreamingJobStatus) -> Result<(), ExecuteError> {
         let maps = self.api("v1", "ConfigMap", &job.namespace);
-        let found = maps.list_metadata(&ListParams::default().labels(&format!("{JOB_LABEL}={}", job.name))).await.or_else(at("listing revisions"))?;
+        let found = maps
+            .list_metadata(&ListParams::default().labels(&format!("{JOB_LABEL}={}", job.name)))
+            .await
+            .or_else(at("listing revisions"))?;
         let in_use: Vec<&str> = [
             status.deployed.as_ref().map(|d| d.revision.as_str()),
             status.stable_revision.as_deref(),
@@ -464,7 +488,10 @@ impl Context {
         try_join_all(unused.iter().take(excess).map(|map| {
             let name = map.metadata.name.clone().unwrap_or_default();
             let maps = maps.clone();
-            async move { gone(maps.delete(&name, &DeleteParams::default()).await.map(drop)).or_else(at(format!("deleting the ConfigMap {name}"))) }
+            async move {
+                gone(maps.delete(&name, &DeleteParams::default()).await.map(drop))
+                    .or_else(at(format!("deleting the ConfigMap {name}")))
+            }
         }))
         .await
         .map(drop)

@@ -31,7 +31,11 @@ impl Health {
 
     /// The endpoints.
     pub fn router(self) -> Router {
-        Router::new().route("/livez", get(async || "ok")).route("/readyz", get(readyz)).route("/metrics", get(metrics)).with_state(self)
+        Router::new()
+            .route("/livez", get(async || "ok"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self)
     }
 }
 
@@ -39,7 +43,10 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
     if health.ready.load(Ordering::SeqCst) {
         (StatusCode::OK, "ok")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the custom resource definitions are not in the cluster: install the chart tiderace-crds")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the custom resource definitions are not in the cluster: install the chart tiderace-crds",
+        )
     }
 }
 

@@ -84,8 +84,9 @@ impl Metrics {
         registry.register(Box::new(leader.clone())).expect("names differ");
         let queue_depth = Gauge::new(full("queue_depth"), "Reconciliations under way").expect("a valid name");
         registry.register(Box::new(queue_depth.clone())).expect("names differ");
-        let job_lag = GaugeVec::new(Opts::new(full("job_lag_seconds"), "How far a job is behind its input"), &["namespace", "job"])
-            .expect("a valid name");
+        let job_lag =
+            GaugeVec::new(Opts::new(full("job_lag_seconds"), "How far a job is behind its input"), &["namespace", "job"])
+                .expect("a valid name");
         registry.register(Box::new(job_lag.clone())).expect("names differ");
         let inner = Inner {
             reconciles: counters("reconcile_total", "Reconciliations", &["kind", "result"]),
@@ -171,7 +172,11 @@ impl Metrics {
             let is_true = crate::decide::is_true(&status.conditions, kind);
             self.0.job_condition.with_label_values(&[labels[0], labels[1], kind]).set(i64::from(is_true));
         }
-        for (kind, count) in [("desired", i64::from(job.spec.replicas)), ("current", status.replicas.into()), ("ready", status.ready_replicas.into())] {
+        for (kind, count) in [
+            ("desired", i64::from(job.spec.replicas)),
+            ("current", status.replicas.into()),
+            ("ready", status.ready_replicas.into()),
+        ] {
             self.0.job_replicas.with_label_values(&[labels[0], labels[1], kind]).set(count);
         }
         if let Some(lag) = status.lag {
@@ -188,7 +193,8 @@ impl Metrics {
         });
         self.0.job_restarts.with_label_values(&labels).inc_by(count.saturating_sub(seen.restarts));
         seen.restarts = count;
-        let step = status.operation.as_ref().map(|o| (format!("{:?}", o.kind), format!("{:?}", o.step), o.step_at.0.as_millisecond()));
+        let step =
+            status.operation.as_ref().map(|o| (format!("{:?}", o.kind), format!("{:?}", o.step), o.step_at.0.as_millisecond()));
         if step != seen.step {
             if let Some((kind, name, since)) = seen.step.take() {
                 #[expect(clippy::cast_precision_loss, reason = "a figure on a graph")]

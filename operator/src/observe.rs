@@ -77,7 +77,9 @@ impl Context {
         let (worker, asked) = self.ask_worker(job, status, &facts, secrets.0.as_ref()).await;
         let image = job.spec.image.clone().unwrap_or_else(|| self.options.default_image.clone());
         let check = match &target {
-            Target::Revision(revision) if is_wanted && needs_check(status, revision, &image) => self.check(job, revision, &image, now).await?,
+            Target::Revision(revision) if is_wanted && needs_check(status, revision, &image) => {
+                self.check(job, revision, &image, now).await?
+            }
             _ => Check::None,
         };
         let claims = if job.spec.storage.is_some() { self.claims(job).await? } else { Vec::new() };
@@ -116,11 +118,17 @@ impl Context {
         };
         let map = Api::<ConfigMap>::namespaced(self.client.clone(), &job.namespace).get_opt(&at.name).await?;
         let Some(map) = map else {
-            let text = format!("the ConfigMap {} of spec.sql.configMapKeyRef is not there: create it in the namespace {}", at.name, job.namespace);
+            let text = format!(
+                "the ConfigMap {} of spec.sql.configMapKeyRef is not there: create it in the namespace {}",
+                at.name, job.namespace
+            );
             return Ok(Err(Trouble::new("ConfigMapMissing", text)));
         };
         Ok(map.data.and_then(|mut data| data.remove(&at.key)).ok_or_else(|| {
-            Trouble::new("ConfigMapMissing", format!("the ConfigMap {} of spec.sql.configMapKeyRef has no key {}", at.name, at.key))
+            Trouble::new(
+                "ConfigMapMissing",
+                format!("the ConfigMap {} of spec.sql.configMapKeyRef has no key {}", at.name, at.key),
+            )
         }))
     }
 
@@ -139,7 +147,9 @@ impl Context {
         let image = job.spec.image.as_deref().unwrap_or(&self.options.default_image);
         match self.plan(job, &job.spec, statements, &revision, image).config_map() {
             Ok(_) => Target::Revision(revision),
-            Err(error @ crate::render::RenderError::ForbiddenTemplate(_)) => Target::Refused(Trouble::new("ForbiddenTemplate", error.to_string())),
+            Err(error @ crate::render::RenderError::ForbiddenTemplate(_)) => {
+                Target::Refused(Trouble::new("ForbiddenTemplate", error.to_string()))
+            }
             Err(error) => Target::Refused(Trouble::new("PlanInvalid", error.to_string())),
         }
     }
@@ -176,7 +186,10 @@ impl Context {
             }
             match read.get(at.name.as_str()).and_then(Option::as_ref) {
                 None => {
-                    let text = format!("the Secret {} that spec.sql.secretRefs.{name} names is not there: create it in the namespace {}", at.name, job.namespace);
+                    let text = format!(
+                        "the Secret {} that spec.sql.secretRefs.{name} names is not there: create it in the namespace {}",
+                        at.name, job.namespace
+                    );
                     return Ok(Some(Trouble::new("SecretMissing", text)));
                 }
                 Some(secret) if !secret.data.as_ref().is_some_and(|data| data.contains_key(&at.key)) => {
@@ -190,7 +203,9 @@ impl Context {
         match Api::<StorageClass>::all(self.client.clone()).get_metadata_opt(class).await {
             Ok(Some(_)) => Ok(None),
             Ok(None) => {
-                let text = format!("the StorageClass {class} of spec.storage.storageClassName is not there: `kubectl get storageclass` lists those that are");
+                let text = format!(
+                    "the StorageClass {class} of spec.storage.storageClassName is not there: `kubectl get storageclass` lists those that are"
+                );
                 Ok(Some(Trouble::new("StorageClassMissing", text)))
             }
             // An operator that looks after some namespaces may not read what belongs to the cluster; the pod's own events tell then.
@@ -217,10 +232,14 @@ impl Context {
                 pod.trouble = pod_facts::trouble_of_events(&format!("the pod {}", pod.name), &events.list(&of_pod).await?.items);
             }
         }
-        let waits = status.operation.as_ref().is_some_and(|o| o.step == tiderace_crds::Step::Starting && now.duration_since(o.step_at.0) > limit);
+        let waits = status
+            .operation
+            .as_ref()
+            .is_some_and(|o| o.step == tiderace_crds::Step::Starting && now.duration_since(o.step_at.0) > limit);
         if let Some(set) = set.filter(|set| set.replicas > 0 && pods.is_empty() && waits) {
             let of_set = ListParams::default().fields(&format!("involvedObject.uid={}", set.uid)).limit(50);
-            let trouble = pod_facts::trouble_of_events(&format!("the StatefulSet {}", job.name), &events.list(&of_set).await?.items);
+            let trouble =
+                pod_facts::trouble_of_events(&format!("the StatefulSet {}", job.name), &events.list(&of_set).await?.items);
             if trouble.is_some() {
                 // A pod that could not be made.
                 pods.push(PodFacts { name: format!("{}-0", job.name), epoch: status.epoch, trouble, ..PodFacts::default() });
@@ -250,8 +269,11 @@ impl Context {
         let Some(identity) = authority.and_then(certificates::client_identity) else {
             return (None, Worker::Unreachable("the job's certificates are missing".to_owned()));
         };
-        let target =
-            worker_client::Target { address, server_name: names::server_name(&job.name, &job.namespace), identity: Arc::new(identity) };
+        let target = worker_client::Target {
+            address,
+            server_name: names::server_name(&job.name, &job.namespace),
+            identity: Arc::new(identity),
+        };
         let said = match self.workers.status(&target).await {
             Ok(said) => Worker::Status(said),
             Err(error) => Worker::Unreachable(error.to_string()),
@@ -277,16 +299,24 @@ impl Context {
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), &job.namespace);
         let pods = pods.list(&ListParams::default().labels(&format!("batch.kubernetes.io/job-name={key}"))).await?;
-        let has_ended = found.data.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().any(|c| {
-            matches!(c["type"].as_str(), Some("Complete" | "Failed")) && c["status"] == "True"
-        });
+        let has_ended = found
+            .data
+            .pointer("/status/conditions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .any(|c| matches!(c["type"].as_str(), Some("Complete" | "Failed")) && c["status"] == "True");
         let end = pods.items.iter().find_map(|pod| pod_facts::end_of(pod, "check"));
         let check = match end {
             Some((code @ (0 | 1), message)) => match serde_json::from_str::<PlanCheckReply>(message.trim()) {
                 Ok(reply) => Check::Done(reply),
-                Err(_) => Check::Broken(format!("the check of the plan by {image} ended with exit {code} and said: {}", message.trim())),
+                Err(_) => {
+                    Check::Broken(format!("the check of the plan by {image} ended with exit {code} and said: {}", message.trim()))
+                }
             },
-            Some((code, message)) => Check::Broken(format!("the check of the plan by {image} ended with exit {code}: {}", message.trim())),
+            Some((code, message)) => {
+                Check::Broken(format!("the check of the plan by {image} ended with exit {code}: {}", message.trim()))
+            }
             None if has_ended => {
                 let why = found.data.pointer("/status/conditions/0/message").and_then(Value::as_str).unwrap_or("its pod is gone");
                 Check::Broken(format!("the check of the plan by {image} failed: {why}"))
@@ -297,7 +327,13 @@ impl Context {
         Ok(check)
     }
 
-    async fn check_trouble(&self, job: &Job, check: &DynamicObject, pods: &[Pod], now: Timestamp) -> Result<Option<Trouble>, kube::Error> {
+    async fn check_trouble(
+        &self,
+        job: &Job,
+        check: &DynamicObject,
+        pods: &[Pod],
+        now: Timestamp,
+    ) -> Result<Option<Trouble>, kube::Error> {
         if let Some(trouble) = pods.iter().find_map(|pod| pod_facts::trouble(pod, now)) {
             return Ok(Some(trouble));
         }
@@ -313,7 +349,12 @@ impl Context {
     }
 
     /// Whether every setting is there as rendered; and one that belongs to somebody else, if there is one.
-    async fn settings_are_current(&self, job: &Job, status: &StreamingJobStatus, statements: &str) -> Result<(bool, Option<Trouble>), kube::Error> {
+    async fn settings_are_current(
+        &self,
+        job: &Job,
+        status: &StreamingJobStatus,
+        statements: &str,
+    ) -> Result<(bool, Option<Trouble>), kube::Error> {
         let revision = names::revision(&job.name, &job.spec, statements);
         let image = job.spec.image.as_deref().unwrap_or(&self.options.default_image);
         let wanted = self.plan(job, &job.spec, statements, &revision, image).settings(&job.spec);
@@ -341,7 +382,8 @@ impl Context {
                 return Ok((false, Some(trouble)));
             }
             let hash = found.metadata.annotations.as_ref().and_then(|a| a.get(RENDERED_ANNOTATION));
-            current &= hash.map(String::as_str) == object.pointer("/metadata/annotations").and_then(|a| a[RENDERED_ANNOTATION].as_str());
+            current &=
+                hash.map(String::as_str) == object.pointer("/metadata/annotations").and_then(|a| a[RENDERED_ANNOTATION].as_str());
         }
         if let Some(deployed) = &status.deployed {
             let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &job.namespace);
@@ -392,13 +434,18 @@ fn set_facts(set: &DynamicObject) -> SetFacts {
         replicas: spec["replicas"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         epoch: set.labels().get(EPOCH_LABEL).and_then(|e| e.parse().ok()).unwrap_or_default(),
         revision: set.annotations().get(REVISION_ANNOTATION).cloned().unwrap_or_default(),
-        claim_size: spec.pointer("/volumeClaimTemplates/0/spec/resources/requests/storage").and_then(Value::as_str).map(ToOwned::to_owned),
+        claim_size: spec
+            .pointer("/volumeClaimTemplates/0/spec/resources/requests/storage")
+            .and_then(Value::as_str)
+            .map(ToOwned::to_owned),
         is_deleting: set.metadata.deletion_timestamp.is_some(),
     }
 }
 
 fn claim_facts(claim: &PersistentVolumeClaim) -> ClaimFacts {
-    let bytes = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| q.and_then(|q| MemorySize::parse(&q.0)).map(|m| m.bytes());
+    let bytes = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+        q.and_then(|q| MemorySize::parse(&q.0)).map(|m| m.bytes())
+    };
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
     let status = claim.status.as_ref();
     let trouble = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find_map(|c| {

@@ -60,7 +60,12 @@ pub fn trouble(pod: &Pod, now: Timestamp) -> Option<Trouble> {
         let message = container.state.as_ref().and_then(|s| s.waiting.as_ref()?.message.clone()).unwrap_or_default();
         let image = &container.image;
         match reason {
-            "ImagePullBackOff" | "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError" | "RegistryUnavailable" => {
+            "ImagePullBackOff"
+            | "ErrImagePull"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => {
                 let text = format!("the image {image} of the pod {name} can't be pulled ({reason}): {message}");
                 return Some(Trouble::new("ImagePullFailed", text));
             }
@@ -78,7 +83,9 @@ pub fn trouble(pod: &Pod, now: Timestamp) -> Option<Trouble> {
         return None;
     }
     let why = unscheduled.message.clone().unwrap_or_default();
-    let is_volume = ["persistentvolumeclaim", "storageclass", "unbound", "volume node affinity"].iter().any(|w| why.to_lowercase().contains(w));
+    let is_volume = ["persistentvolumeclaim", "storageclass", "unbound", "volume node affinity"]
+        .iter()
+        .any(|w| why.to_lowercase().contains(w));
     let reason = if is_volume { "VolumeNotBound" } else { "PodUnschedulable" };
     Some(Trouble::new(reason, format!("the pod {name} can't be scheduled: {why}")))
 }

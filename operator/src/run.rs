@@ -69,7 +69,8 @@ pub async fn run(args: RunArgs) -> Result<bool> {
         planner_url: args.planner_url.clone(),
         lifetimes,
     };
-    let context = Arc::new(Context::new(client.clone(), options, Arc::new(Network), metrics.clone(), leadership.clone(), &identity));
+    let context =
+        Arc::new(Context::new(client.clone(), options, Arc::new(Network), metrics.clone(), leadership.clone(), &identity));
 
     if !wait_for_definitions(&client, &args.watch_namespaces, &metrics, &stop).await {
         return Ok(true);
@@ -92,7 +93,8 @@ pub async fn run(args: RunArgs) -> Result<bool> {
     let controllers = CancellationToken::new();
     let mut running = tokio::task::JoinSet::new();
     // A controller for each namespace: watches of several can't share one store.
-    let all = if args.watch_namespaces.is_empty() { vec![None] } else { args.watch_namespaces.iter().cloned().map(Some).collect() };
+    let all =
+        if args.watch_namespaces.is_empty() { vec![None] } else { args.watch_namespaces.iter().cloned().map(Some).collect() };
     for namespace in all {
         running.spawn(jobs(client.clone(), namespace.clone(), args.concurrency, Arc::clone(&context), controllers.clone()));
         running.spawn(snapshots(client.clone(), namespace, Arc::clone(&context), controllers.clone()));
@@ -220,9 +222,18 @@ fn dynamic_api(client: &Client, namespace: Option<&str>, resource: &ApiResource)
 }
 
 /// Objects of a kind that changed. Only metadata is watched, and only of what the operator manages: memory doesn't grow with the cluster.
-fn changes<K>(client: &Client, namespace: Option<&str>) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>
+fn changes<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>
 where
-    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + DeserializeOwned
+        + 'static,
 {
     let api: Api<PartialObjectMeta<K>> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),

@@ -16,8 +16,8 @@ use axum_server::tls_rustls::RustlsConfig;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use kube::core::DynamicObject;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use serde_json::json;
 use tiderace_crds::admin::PlanCheckReply;
 use tiderace_crds::{StreamingJobSpec, UpgradeMode};
@@ -39,7 +39,8 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);
 pub async fn serve(args: &RunArgs, context: Arc<Context>, stop: CancellationToken) -> Result<()> {
     let source = Source::of(args, Arc::clone(&context));
     let (certificate, key) = source.read().await?;
-    let config = RustlsConfig::from_pem(certificate.clone().into_bytes(), key.into_bytes()).await.context("the webhook's certificate")?;
+    let config =
+        RustlsConfig::from_pem(certificate.clone().into_bytes(), key.into_bytes()).await.context("the webhook's certificate")?;
     let address = SocketAddr::new(args.listen_address, args.webhook_port);
     let router = Router::new()
         .route("/validate-streamingjob", post(validate))
@@ -112,10 +113,15 @@ impl Source {
         let mut contents = found.as_ref().map(texts).unwrap_or_default();
         if certificates::is_due_server(&contents, now) {
             let host = format!("{service}.{namespace}.svc");
-            let issued = certificates::issue_server(&[host.clone(), format!("{host}.cluster.local")], context.options.lifetimes, now)?;
+            let issued =
+                certificates::issue_server(&[host.clone(), format!("{host}.cluster.local")], context.options.lifetimes, now)?;
             // What was trusted until now stays so for a while: the API server may ask a replica that has the old certificate.
-            let before = contents.get(certificates::CA_CERTIFICATE).and_then(|pem| certificates::first_certificate(pem)).unwrap_or_default();
-            let data = BTreeMap::from([("ca.crt", format!("{}{before}", issued.0)), ("tls.crt", issued.1), ("tls.key", issued.2)]);
+            let before = contents
+                .get(certificates::CA_CERTIFICATE)
+                .and_then(|pem| certificates::first_certificate(pem))
+                .unwrap_or_default();
+            let data =
+                BTreeMap::from([("ca.crt", format!("{}{before}", issued.0)), ("tls.crt", issued.1), ("tls.key", issued.2)]);
             let labels = json!({names::MANAGED_BY_LABEL: FIELD_MANAGER, "app.kubernetes.io/part-of": "tiderace"});
             let version = found.as_ref().and_then(|s| s.metadata.resource_version.clone());
             let secret = json!({
@@ -161,7 +167,12 @@ async fn publish(context: &Context, name: &str, contents: &certificates::Content
         .collect();
     let patch = json!({"webhooks": webhooks});
     // By name: everything else in a webhook stays whoever wrote it.
-    api.patch(name, &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }, &Patch::Strategic(&patch)).await?;
+    api.patch(
+        name,
+        &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
+        &Patch::Strategic(&patch),
+    )
+    .await?;
     Ok(())
 }
 
@@ -170,7 +181,10 @@ fn texts(secret: &Secret) -> certificates::Contents {
     data.into_iter().filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?))).collect()
 }
 
-async fn validate(State(context): State<Arc<Context>>, Json(review): Json<AdmissionReview<DynamicObject>>) -> Json<AdmissionReview<DynamicObject>> {
+async fn validate(
+    State(context): State<Arc<Context>>,
+    Json(review): Json<AdmissionReview<DynamicObject>>,
+) -> Json<AdmissionReview<DynamicObject>> {
     let request: AdmissionRequest<DynamicObject> = match review.try_into() {
         Ok(request) => request,
         Err(error) => return Json(AdmissionResponse::invalid(error.to_string()).into_review()),
@@ -230,7 +244,9 @@ async fn judge(context: &Context, request: &AdmissionRequest<DynamicObject>) -> 
         Ok(reply) => refusal(&reply, is_same_image),
         Err(error) => {
             tracing::warn!(%error, "the planner didn't answer");
-            Verdict::Unknown("the statements were not checked yet, as no planner answered: see the condition PlanValid".to_owned())
+            Verdict::Unknown(
+                "the statements were not checked yet, as no planner answered: see the condition PlanValid".to_owned(),
+            )
         }
     }
 }
@@ -240,5 +256,8 @@ fn refusal(reply: &PlanCheckReply, is_same_image: bool) -> Verdict {
     if is_same_image {
         return Verdict::Bad(text);
     }
-    Verdict::Unknown(format!("the planner of this cluster (version {}) refuses it, the job's own image may not: {text}", reply.engine_version))
+    Verdict::Unknown(format!(
+        "the planner of this cluster (version {}) refuses it, the job's own image may not: {text}",
+        reply.engine_version
+    ))
 }

@@ -106,7 +106,10 @@ async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, CallErr
         .unwrap_or_else(|_| Err(CallError::Unreachable(format!("no answer within {} s", limit.as_secs()))))
 }
 
-async fn answer<T: DeserializeOwned>(limit: Duration, call: impl Future<Output = Result<Bytes, CallError>>) -> Result<T, CallError> {
+async fn answer<T: DeserializeOwned>(
+    limit: Duration,
+    call: impl Future<Output = Result<Bytes, CallError>>,
+) -> Result<T, CallError> {
     let bytes = within(limit, call).await?;
     serde_json::from_slice(&bytes).map_err(|error| CallError::Unreachable(format!("its answer can't be read: {error}")))
 }

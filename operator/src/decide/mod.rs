@@ -26,8 +26,8 @@ use tiderace_crds::{
 pub use action::{Action, Decision, Happening};
 pub use conditions::{find, is_true};
 pub use facts::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Trouble, Worker};
-pub use verdict::problems_text;
 use verdict::Verdict;
+pub use verdict::problems_text;
 
 use crate::names;
 
@@ -173,7 +173,10 @@ impl Pass<'_> {
         restarts.last_time = Some(Time(self.now));
         restarts.window.push(Time(self.now));
         forget_old(restarts, policy.window_seconds, self.now);
-        let message = format!("the worker failed ({} of {} in {} s): {reason}", restarts.window_count, policy.max_restarts, policy.window_seconds);
+        let message = format!(
+            "the worker failed ({} of {} in {} s): {reason}",
+            restarts.window_count, policy.max_restarts, policy.window_seconds
+        );
         self.happenings.push(Happening { is_warning: true, reason: "WorkerLost", message });
     }
 
@@ -260,11 +263,9 @@ impl Pass<'_> {
             self.target(&deployed.revision, &deployed.image, deployed.renderer_version, epoch + 1);
             return self.advance(verdict);
         }
-        let is_right = self
-            .observed
-            .set
-            .as_ref()
-            .is_some_and(|set| set.replicas == 1 && set.epoch == deployed.epoch && set.revision == deployed.revision && !set.is_deleting);
+        let is_right = self.observed.set.as_ref().is_some_and(|set| {
+            set.replicas == 1 && set.epoch == deployed.epoch && set.revision == deployed.revision && !set.is_deleting
+        });
         if !is_right {
             // Somebody changed or deleted the StatefulSet. The epoch stays: names of pods keep a second worker from starting.
             self.begin(OperationKind::Restart, Step::Starting, "the StatefulSet is not as it should be");
@@ -430,7 +431,11 @@ impl Pass<'_> {
 #[must_use]
 pub fn starts_workers(kind: OperationKind) -> bool {
     match kind {
-        OperationKind::Deploy | OperationKind::Upgrade | OperationKind::Rollback | OperationKind::Restart | OperationKind::Resume => true,
+        OperationKind::Deploy
+        | OperationKind::Upgrade
+        | OperationKind::Rollback
+        | OperationKind::Restart
+        | OperationKind::Resume => true,
         OperationKind::Suspend | OperationKind::Finish | OperationKind::ResizeVolumes | OperationKind::Delete => false,
     }
 }

@@ -244,7 +244,8 @@ impl Pass<'_> {
 
     /// The step ResizingVolumes: every claim asks for the new size, and gets it.
     pub(super) fn grow(&mut self, operation: &Operation, verdict: &Verdict) {
-        let is_changed = verdict.revision().is_some() && verdict.revision() != self.status.deployed.as_ref().map(|d| d.revision.as_str());
+        let is_changed =
+            verdict.revision().is_some() && verdict.revision() != self.status.deployed.as_ref().map(|d| d.revision.as_str());
         if !self.wants_to_run() || is_changed {
             // Nothing is torn by leaving off; it is begun again later.
             self.status.operation = None;
@@ -254,7 +255,8 @@ impl Pass<'_> {
         for claim in self.observed.claims.iter().filter(|c| c.requested_bytes < wanted) {
             self.actions.push(Action::GrowClaim { name: claim.name.clone() });
         }
-        let is_grown = self.observed.claims.iter().all(|c| c.requested_bytes >= wanted && c.capacity_bytes.is_none_or(|has| has >= wanted));
+        let is_grown =
+            self.observed.claims.iter().all(|c| c.requested_bytes >= wanted && c.capacity_bytes.is_none_or(|has| has >= wanted));
         if is_grown {
             self.step(Step::RecreatingStatefulSet);
             let operation = self.status.operation.clone().unwrap_or_else(|| operation.clone());

@@ -6,7 +6,8 @@ use tiderace_crds::{Operation, OperationKind, Retention, Step};
 
 use super::verdict::Verdict;
 use super::{
-    ASK_AGAIN_MS, Action, DELETION_GRACE_SECONDS, DRAIN_SECONDS, Happening, LOOK_AGAIN_MS, Pass, UNREACHABLE_SECONDS, Worker, starts_workers,
+    ASK_AGAIN_MS, Action, DELETION_GRACE_SECONDS, DRAIN_SECONDS, Happening, LOOK_AGAIN_MS, Pass, UNREACHABLE_SECONDS, Worker,
+    starts_workers,
 };
 
 impl Pass<'_> {
@@ -39,7 +40,9 @@ impl Pass<'_> {
                 }),
             },
             // SIGTERM makes it drain too, in the time that its pod has.
-            Worker::Status(_) | Worker::None | Worker::Unreachable(_) => return waited > SignedDuration::from_secs(UNREACHABLE_SECONDS),
+            Worker::Status(_) | Worker::None | Worker::Unreachable(_) => {
+                return waited > SignedDuration::from_secs(UNREACHABLE_SECONDS);
+            }
         }
         false
     }
@@ -90,12 +93,16 @@ impl Pass<'_> {
         let Some(mut operation) = self.status.operation.clone() else { return };
         if operation.step == Step::Draining {
             let is_overdue = self.now >= deadline;
-            if !is_overdue && !self.observed.namespace_is_terminating && !self.is_drained(&operation, SignedDuration::from_secs(i64::from(timeout))) {
+            if !is_overdue
+                && !self.observed.namespace_is_terminating
+                && !self.is_drained(&operation, SignedDuration::from_secs(i64::from(timeout)))
+            {
                 self.look_again_at(deadline);
                 return self.look_again(ASK_AGAIN_MS);
             }
             if is_overdue && self.observed.pods.iter().any(|p| p.is_running) {
-                let message = format!("the worker did not drain within deletion.timeoutSeconds ({timeout} s): it is stopped all the same");
+                let message =
+                    format!("the worker did not drain within deletion.timeoutSeconds ({timeout} s): it is stopped all the same");
                 self.happenings.push(Happening { is_warning: true, reason: "DrainSkipped", message });
             }
             self.step(Step::Stopping);
@@ -109,7 +116,8 @@ impl Pass<'_> {
                     self.look_again_at(last);
                     return self.look_again(LOOK_AGAIN_MS);
                 }
-                let message = "pods of the job are still there (a lost node?); they go when their node is back or removed".to_owned();
+                let message =
+                    "pods of the job are still there (a lost node?); they go when their node is back or removed".to_owned();
                 self.happenings.push(Happening { is_warning: true, reason: "DeletionForced", message });
             }
             self.step(Step::DeletingVolumes);

@@ -232,7 +232,13 @@ impl World {
             let errors = if self.plan_is_good {
                 vec![]
             } else {
-                vec![Problem { code: "TR-1002".into(), message: "no column nope".into(), hint: None, line: Some(2), column: Some(8) }]
+                vec![Problem {
+                    code: "TR-1002".into(),
+                    message: "no column nope".into(),
+                    hint: None,
+                    line: Some(2),
+                    column: Some(8),
+                }]
             };
             self.check = Check::Done(PlanCheckReply {
                 valid: self.plan_is_good,
@@ -268,7 +274,12 @@ impl World {
                 && self.claims.is_empty()
             {
                 let bytes = MemorySize::parse(&size).unwrap().bytes();
-                self.claims.push(ClaimFacts { name: "work-orders-0".into(), requested_bytes: bytes, capacity_bytes: Some(bytes), trouble: None });
+                self.claims.push(ClaimFacts {
+                    name: "work-orders-0".into(),
+                    requested_bytes: bytes,
+                    capacity_bytes: Some(bytes),
+                    trouble: None,
+                });
             }
         } else {
             let fate = self.new_pods;
@@ -372,7 +383,10 @@ fn a_job_is_checked_then_started() {
     world.settle_for(20);
     world.expect(Phase::Running, "True", "Running");
     let deployed = world.status.deployed.clone().unwrap();
-    assert_eq!((deployed.epoch, deployed.revision.as_str(), deployed.suspended, deployed.was_ready), (1, "orders-a", false, true));
+    assert_eq!(
+        (deployed.epoch, deployed.revision.as_str(), deployed.suspended, deployed.was_ready),
+        (1, "orders-a", false, true)
+    );
     assert_eq!(world.status.rows.unwrap().read, 10);
     assert_eq!(world.status.lag.unwrap().seconds, 2);
     assert_eq!(world.condition("Running").0, "True");

@@ -57,7 +57,10 @@ impl Pass<'_> {
             return Verdict::Idle;
         }
         if self.observed.namespace_is_terminating {
-            return Verdict::Missing(Trouble::new("NamespaceTerminating", "the namespace is being deleted: nothing can be started in it"));
+            return Verdict::Missing(Trouble::new(
+                "NamespaceTerminating",
+                "the namespace is being deleted: nothing can be started in it",
+            ));
         }
         match &self.observed.check {
             Check::None => {
@@ -113,7 +116,9 @@ impl Pass<'_> {
             return None;
         }
         match verdict {
-            Verdict::Refused(trouble) | Verdict::Missing(trouble) | Verdict::Pending(Some(trouble)) => return Some(trouble.clone()),
+            Verdict::Refused(trouble) | Verdict::Missing(trouble) | Verdict::Pending(Some(trouble)) => {
+                return Some(trouble.clone());
+            }
             Verdict::Valid { .. } | Verdict::Pending(None) | Verdict::Idle => {}
         }
         if let Some(outcome) = self.status.outcome.as_ref().filter(|o| o.kind == OutcomeKind::Failed && self.wants_to_run()) {
@@ -191,7 +196,9 @@ impl Pass<'_> {
             Some(trouble) => ("False", trouble.reason, trouble.message.clone()),
             None => match phase {
                 Phase::Deleting => ("False", "Deleting", "the job is being deleted".to_owned()),
-                Phase::Suspended if self.status.operation.is_none() => ("True", "Suspended", "the job has no worker, as asked".to_owned()),
+                Phase::Suspended if self.status.operation.is_none() => {
+                    ("True", "Suspended", "the job has no worker, as asked".to_owned())
+                }
                 Phase::Suspended => ("False", "Stopping", self.operation_text()),
                 Phase::Finished if self.status.operation.is_none() && self.reconciling(verdict).is_none() => {
                     ("True", "Finished", self.status.outcome.as_ref().map(|o| o.message.clone()).unwrap_or_default())
@@ -334,14 +341,20 @@ impl Pass<'_> {
             let message = if what.is_empty() { why } else { format!("{why}: {what}") };
             happenings.push(Happening { is_warning: operation.kind == OperationKind::Rollback, reason, message });
         }
-        if is_true(new, "Ready") && (!is_true(old, "Ready") || find(old, "Ready").map(|c| &c.reason) != find(new, "Ready").map(|c| &c.reason)) {
+        if is_true(new, "Ready")
+            && (!is_true(old, "Ready") || find(old, "Ready").map(|c| &c.reason) != find(new, "Ready").map(|c| &c.reason))
+        {
             let ready = find(new, "Ready");
             let reason = match ready.map(|c| c.reason.as_str()) {
                 Some("Suspended") => "Suspended",
                 Some("Finished") => "Finished",
                 _ => "Running",
             };
-            happenings.push(Happening { is_warning: false, reason, message: ready.map(|c| c.message.clone()).unwrap_or_default() });
+            happenings.push(Happening {
+                is_warning: false,
+                reason,
+                message: ready.map(|c| c.message.clone()).unwrap_or_default(),
+            });
         }
         self.happenings.extend(happenings);
     }

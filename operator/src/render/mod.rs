@@ -67,7 +67,9 @@ pub enum RenderError {
     #[error("{0}")]
     ForbiddenTemplate(String),
     /// The manifest and its statements don't fit into a ConfigMap.
-    #[error("the manifest and its statements have {bytes} bytes, and a ConfigMap may have {CONFIG_MAP_BYTES_MAX}: shorten the statements")]
+    #[error(
+        "the manifest and its statements have {bytes} bytes, and a ConfigMap may have {CONFIG_MAP_BYTES_MAX}: shorten the statements"
+    )]
     TooLarge {
         /// How many there are.
         bytes: usize,
@@ -334,7 +336,10 @@ mod tests {
             std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")).unwrap();
             std::fs::write(path, &text).unwrap();
         }
-        assert!(std::fs::read_to_string(path).unwrap_or_default() == text, "operator/tests/golden/children.yaml: look at it, then UPDATE=1");
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == text,
+            "operator/tests/golden/children.yaml: look at it, then UPDATE=1"
+        );
     }
 
     #[test]
@@ -375,7 +380,10 @@ mod tests {
             (json!({"spec": {"containers": [{"image": "x"}]}}), "name"),
             (json!({"spec": {"containers": {}}}), "list"),
             (json!({"spec": {"volumes": [{"name": "tls", "emptyDir": {}}]}}), "volume tls"),
-            (json!({"spec": {"containers": [{"name": "worker", "env": [{"name": "TIDERACE_DEPLOY_EPOCH", "value": "1"}]}]}}), "EPOCH"),
+            (
+                json!({"spec": {"containers": [{"name": "worker", "env": [{"name": "TIDERACE_DEPLOY_EPOCH", "value": "1"}]}]}}),
+                "EPOCH",
+            ),
             (json!({"spec": {"restartPolicy": "Never"}}), "restartPolicy"),
             (json!({"metadata": {"labels": {"tiderace.dev/job": "other"}}}), "tiderace.dev/job"),
         ] {

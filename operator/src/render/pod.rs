@@ -171,7 +171,8 @@ pub(super) fn check_labels(job: &str) -> Value {
 /// Why a template can't be laid over the operator's, if it can't: it would take away what a worker needs.
 #[must_use]
 pub(super) fn forbidden(template: &Value) -> Option<String> {
-    let refuse = |field: &str| Some(format!("spec.template may not set {field}: the operator does, from other fields of the job"));
+    let refuse =
+        |field: &str| Some(format!("spec.template may not set {field}: the operator does, from other fields of the job"));
     if let Some(labels) = template.pointer("/metadata/labels").and_then(Value::as_object) {
         for label in [JOB_LABEL, EPOCH_LABEL, names::MANAGED_BY_LABEL, "app.kubernetes.io/name"] {
             if labels.contains_key(label) {
