@@ -9,7 +9,9 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod checkpoint;
+mod checkpoint_store;
 mod device;
+mod kv;
 mod log;
 mod memory;
 mod ordered;
@@ -21,10 +23,14 @@ mod sync;
 mod wal;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints, Image, Part, vnode_of};
+pub use checkpoint_store::{
+    CheckpointStore, CheckpointStoreError, Created, DirectoryStore, ObjectCheckpointStore, STORED_FILE_BYTES_MAX, publish,
+};
 pub use device::{
     Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, ReadOnlyDevice, SimDevice, Token,
     UringDevice, open_device,
 };
+pub use kv::{KvCheckpoint, KvError, KvKeys, KvOptions, KvSlot, Session, ShardedKv};
 pub use log::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX, Log, LogRecord, LogScan, OpenForReading, OwnedLog, ReadOnlyLog};
 pub use ordered::{OrderedRange, OrderedTable};
 pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};

@@ -90,6 +90,20 @@ impl Image {
         image
     }
 
+    /// The images of several shards as one; `None` for none. No vnode is in two of them, and all are of the same number of vnodes.
+    #[must_use]
+    pub fn join(images: Vec<Self>) -> Option<Self> {
+        let mut images = images.into_iter();
+        let mut all = images.next()?;
+        for image in images {
+            assert_eq!(image.vnode_count, all.vnode_count, "images of the same number of vnodes");
+            all.records += image.records;
+            all.tables += image.tables;
+            all.blocks.extend(image.blocks);
+        }
+        Some(all)
+    }
+
     /// What it takes in memory, and about what it will take on the device.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -28,6 +28,9 @@ pub use owned::OwnedLog;
 pub use read_only::ReadOnlyLog;
 pub use state::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX};
 
+/// So long closing a log waits for its device.
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// Opens a log's directory once more, to read.
 pub type OpenForReading = dyn Fn() -> Result<Box<dyn Device + Send>, DeviceError> + Send + Sync;
 
@@ -173,6 +176,12 @@ impl Log {
 
     fn end(&mut self) -> Result<(), LogError> {
         self.shared.stop();
+        if self.thread.is_some() && !self.shared.wait_ended(CLOSE_WAIT_MAX) {
+            // A device that doesn't answer must not hold its owner for ever; what isn't durable by now may never be.
+            self.thread = None;
+            let (_, lsn, _) = self.shared.bounds()?;
+            return Err(LogError::Timeout { lsn, waited_ms: CLOSE_WAIT_MAX.as_millis() as u64 });
+        }
         match self.thread.take().map(thread::JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(LogError::Poisoned { because: "the log's thread panicked".to_owned() }),

@@ -17,6 +17,7 @@ struct Inner {
     /// The thread sleeps, until told or until the time that was due then.
     sleeps: bool,
     stops: bool,
+    ended: bool,
 }
 
 /// What appenders, waiters, readers and the log's thread share.
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(core: LogCore) -> Self {
-        let inner = Inner { core, sleeps: false, stops: false };
+        let inner = Inner { core, sleeps: false, stops: false, ended: false };
         Self { inner: Mutex::new(inner), work: Condvar::new(), progress: Condvar::new(), started: Instant::now() }
     }
 
@@ -161,9 +162,26 @@ impl Shared {
         }
     }
 
+    /// Waits until the thread has ended; whether it has.
+    pub(super) fn wait_ended(&self, timeout: Duration) -> bool {
+        let start = Instant::now();
+        let Ok(mut inner) = self.inner.lock() else { return true };
+        while !inner.ended {
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return false;
+            }
+            match self.progress.wait_timeout(inner, left) {
+                Ok((again, _)) => inner = again,
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+
     /// What the log's thread does until it is stopped or the log is poisoned.
     pub(super) fn run(self: &Arc<Self>, device: &mut impl Device) -> Result<(), LogError> {
-        let _guard = PoisonOnPanic(self);
+        let _guard = Ending(self);
         loop {
             let mut inner = self.lock()?;
             inner.core.set_now(self.now_us());
@@ -195,14 +213,16 @@ impl Shared {
 }
 
 /// Whoever waits must not wait for a thread that is gone.
-struct PoisonOnPanic<'a>(&'a Shared);
+struct Ending<'a>(&'a Shared);
 
-impl Drop for PoisonOnPanic<'_> {
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        if thread::panicking()
-            && let Ok(mut inner) = self.0.inner.lock()
-        {
-            inner.core.poison("the log's thread panicked");
+        if let Ok(mut inner) = self.0.inner.lock() {
+            if thread::panicking() {
+                inner.core.poison("the log's thread panicked");
+            }
+            inner.core.poison("the log has been closed");
+            inner.ended = true;
         }
         self.0.progress.notify_all();
     }

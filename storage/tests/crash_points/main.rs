@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod checkpoint;
+mod kv;
 mod log;
 mod wal;
 
