@@ -11,6 +11,7 @@
 mod checkpoint;
 mod checkpoint_store;
 mod device;
+pub mod inspect;
 mod kv;
 mod log;
 mod memory;

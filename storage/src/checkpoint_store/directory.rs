@@ -77,6 +77,9 @@ impl DirectoryStore {
 
     fn read_file(&self, file: &FileName, offset: u64, len: u64) -> io::Result<Vec<u8>> {
         let mut open = File::open(self.path(file))?;
+        if offset >= open.metadata()?.len() {
+            return Ok(Vec::new());
+        }
         open.seek(SeekFrom::Start(offset))?;
         let mut data = Vec::new();
         open.take(len).read_to_end(&mut data)?;

@@ -26,6 +26,7 @@ use shared::Shared;
 
 pub use owned::OwnedLog;
 pub use read_only::ReadOnlyLog;
+pub(crate) use state::LogState;
 pub use state::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX};
 
 /// So long closing a log waits for its device.
