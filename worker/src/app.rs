@@ -12,7 +12,7 @@ use crate::exit::Exit;
 use crate::job_file::{JobFile, SourceText};
 use crate::planning::{self, Demand, Given};
 use crate::report::{self, Located, Style};
-use crate::{error_pages, listing, machine, plan_check, run, serve, termination};
+use crate::{error_pages, inspect, listing, machine, plan_check, run, serve, termination};
 
 /// Runs the command that the process's arguments name.
 #[must_use]
@@ -67,6 +67,7 @@ impl Console {
                         .hint("codes look like TR-1001"),
                 ),
             },
+            Command::Inspect(arguments) => inspect::inspect(self, &arguments),
             Command::Completions(arguments) => {
                 let mut script = Vec::new();
                 clap_complete::generate(arguments.shell, &mut Cli::command(), "tiderace", &mut script);

@@ -77,6 +77,10 @@ pub enum Command {
     #[command(after_help = "Example:\n  tiderace error TR-1001")]
     Error(ErrorArgs),
 
+    /// Show what the files of a log or a checkpoint say, without changing them
+    #[command(after_help = INSPECT_HELP)]
+    Inspect(InspectArgs),
+
     /// Print a script that completes commands and options in your shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions(CompletionArgs),
@@ -117,6 +121,16 @@ const CONNECTORS_HELP: &str = "\
 Examples:
   tiderace connectors
   tiderace connectors filesystem";
+
+const INSPECT_HELP: &str = "\
+Examples:
+  tiderace inspect wal /data/wal --verify
+  tiderace inspect log /data/audit --entries 20
+  tiderace inspect checkpoint /data/core-0 --verify --json | jq .
+  tiderace inspect shard /data/core-0/manifest-00000000000000000007
+  tiderace inspect wal /data/wal --repair truncate     changes files, keeps copies
+
+Needs no lock, and may be used while a job runs. Exit code 3: --verify found damage.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -302,6 +316,61 @@ pub struct ConnectorArgs {
 pub struct ErrorArgs {
     /// The code: TR-1001, or 1001
     pub code: String,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Clone, Debug)]
+pub struct InspectArgs {
+    /// What is there
+    #[arg(value_enum)]
+    pub kind: InspectKind,
+
+    /// Its directory, or one of its files
+    pub path: PathBuf,
+
+    /// Write JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Read all data and compare it with its checksums; damage is a failure
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Show so many entries of a log, from its beginning
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub entries: usize,
+
+    /// The version of the checkpoint [default: the newest]
+    #[arg(long, value_name = "VERSION")]
+    pub version: Option<u64>,
+
+    /// Make a damaged log one that opens: CHANGES FILES, keeps copies of them, and says what is lost
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub repair: Option<RepairKind>,
+}
+
+/// What is inspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InspectKind {
+    /// A write-ahead log
+    Wal,
+    /// A log
+    Log,
+    /// The tables of one checkpoint, by reading its data
+    Shard,
+    /// All checkpoints of a directory
+    Checkpoint,
+    /// One checkpoint's manifest
+    Manifest,
+}
+
+/// What a repair keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RepairKind {
+    /// All before the first damage
+    Truncate,
+    /// All that is whole, around the damage
+    Skip,
 }
 
 /// Arguments of `completions`.

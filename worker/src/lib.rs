@@ -14,6 +14,7 @@ pub mod book;
 pub mod command;
 pub mod error_pages;
 pub mod exit;
+mod inspect;
 pub mod job_file;
 pub mod listing;
 pub mod machine;
