@@ -1,0 +1,236 @@
+//! Files of the first format version, whole and damaged, as they are checked in: they must open, or be refused, for ever as they are now.
+//!
+//! `UPDATE=1` writes them anew: only when a format that was never released has changed.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tiderace_storage::inspect::{inspect_checkpoint, inspect_log, inspect_wal};
+use tiderace_storage::{
+    CheckpointError, Checkpoints, Commit, Device, DeviceOp, FileName, KvKeys, KvOptions, LogOptions, Lsn, OwnedLog, ReadOnlyLog,
+    RepairPolicy, ShardedKv, SimDevice, SourceOffset, TableId, Wal, WalEntry, WalError,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn options() -> LogOptions {
+    LogOptions { segment_bytes: 8192, pending_bytes_max: 4000, commit_bytes: 2000, commit_interval_us: 50, salt: 0x5EED }
+}
+
+fn files(device: &mut SimDevice) -> Files {
+    let Ok(tiderace_storage::Done::Files(names)) = device.execute(DeviceOp::List) else { panic!("files") };
+    names.iter().map(|(name, _)| (name.as_str().to_owned(), device.content(name).unwrap().to_vec())).collect()
+}
+
+fn device(files: &Files) -> SimDevice {
+    let mut device = SimDevice::new(1);
+    for (name, data) in files {
+        let file = FileName::new(name).unwrap();
+        device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
+        device.execute(DeviceOp::WriteSync { file, offset: 0, data: data.clone() }).unwrap();
+    }
+    device.execute(DeviceOp::SyncDir).unwrap();
+    device
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// The files that are checked in; with `UPDATE` set, those that are made now are.
+fn checked_in(name: &str, made: &Files) -> Files {
+    let directory = fixture(name);
+    if std::env::var_os("UPDATE").is_some() {
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        made.iter().for_each(|(file, data)| std::fs::write(directory.join(file), data).unwrap());
+    }
+    let entries = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+    entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+fn record(i: u8) -> Vec<u8> {
+    vec![i; usize::from(i) * 11 % 300]
+}
+
+fn commit() -> Commit {
+    let offset = SourceOffset { source: 2, partition: b"p1".to_vec(), offset: 77_u64.to_le_bytes().to_vec() };
+    Commit { epoch: 9, watermark_us: Some(-5), offsets: vec![offset] }
+}
+
+fn make_wal() -> Files {
+    let mut wal = Wal::open(SimDevice::new(1), options(), |_, _| {}).unwrap();
+    for i in 0..60_u8 {
+        if i % 3 == 0 {
+            wal.append_batch(&[&record(i), &record(i + 100)]).unwrap();
+        } else {
+            wal.append(&record(i)).unwrap();
+        }
+        if i == 20 {
+            wal.append_commit(&commit()).unwrap();
+        }
+        let until = wal.commit().unwrap();
+        wal.wait_durable(until, SOON).unwrap();
+    }
+    files(&mut wal.into_device())
+}
+
+fn wal_content(files: &Files) -> Result<(Vec<Vec<u8>>, Option<Commit>), WalError> {
+    let mut records = Vec::new();
+    let wal = Wal::open(device(files), options(), |_, entry| match entry {
+        WalEntry::Record(payload) => records.push(payload.to_vec()),
+        WalEntry::Commit(c) => assert_eq!(c, commit()),
+    })?;
+    Ok((records, wal.last_commit().cloned()))
+}
+
+fn wal_records() -> Vec<Vec<u8>> {
+    (0..60).flat_map(|i| if i % 3 == 0 { vec![record(i), record(i + 100)] } else { vec![record(i)] }).collect()
+}
+
+#[test]
+fn write_ahead_logs_of_the_first_version_open_and_are_written_alike() {
+    let made = make_wal();
+    let whole = checked_in("wal-v1", &made);
+    assert!(whole == made, "the same calls write other bytes than are checked in");
+    assert_eq!(whole.len(), 4);
+    assert_eq!(wal_content(&whole).unwrap(), (wal_records(), Some(commit())));
+    let report = inspect_wal(&mut device(&whole), 3).unwrap();
+    assert_eq!((report.records, report.commits, report.problems.len()), (80, 1, 0));
+    assert_eq!(report.entries.iter().map(|e| e.position).collect::<Vec<_>>(), [0, 16, 232]);
+    assert_eq!(report.last_commit.unwrap().offsets, [(2, "p1".to_owned(), "4d00000000000000".to_owned())]);
+
+    // A write that was torn: its end is missing.
+    let mut torn = whole.clone();
+    let last = torn.last_entry().unwrap().into_mut();
+    let end = last.iter().rposition(|b| *b != 0).unwrap();
+    last[end - 40..].fill(0);
+    let torn = checked_in("wal-v1-torn", &torn);
+    let (records, _) = wal_content(&torn).unwrap();
+    assert_eq!(records, wal_records()[..79]);
+    let report = inspect_wal(&mut device(&torn), 0).unwrap();
+    assert!(report.problems.is_empty() && report.segments.last().unwrap().torn_bytes > 0);
+
+    // One byte in the middle: an error, and what repair makes of it.
+    let mut damaged = whole.clone();
+    let name = whole.keys().nth(1).unwrap().clone();
+    damaged.get_mut(&name).unwrap()[5000] ^= 0x10;
+    let damaged = checked_in("wal-v1-damaged", &damaged);
+    let error = wal_content(&damaged).unwrap_err();
+    assert!(matches!(&error, WalError::Damaged { file, .. } if file.as_str() == name), "{error}");
+    let report = inspect_wal(&mut device(&damaged), 0).unwrap();
+    assert_eq!((report.problems.len(), report.problems[0].file.as_str()), (1, name.as_str()));
+    let mut repaired = device(&damaged);
+    let found = Wal::repair(&mut repaired, RepairPolicy::Skip).unwrap();
+    assert_eq!((found.findings.len(), found.copies.len()), (1, 1));
+    let repaired = checked_in("wal-v1-repaired", &files(&mut repaired));
+    let (records, last) = wal_content(&repaired).unwrap();
+    assert!((77..80).contains(&records.len()) && last == Some(commit()), "{}", records.len());
+    assert!(records.first() == wal_records().first() && records.last() == wal_records().last());
+
+    // Features that a reader must know are refused, those that it may ignore are read.
+    for (at, opens) in [(16, false), (12, true)] {
+        let mut newer = whole.clone();
+        for bytes in newer.values_mut() {
+            bytes[at] = 1;
+            let crc = crc32c::crc32c(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        }
+        let newer = checked_in(if opens { "wal-v1-with-optional-feature" } else { "wal-v1-with-unknown-feature" }, &newer);
+        match wal_content(&newer) {
+            Ok((records, _)) => assert!(opens && records == wal_records()),
+            Err(e) => assert!(!opens && matches!(e, WalError::Unsupported { .. }), "{e}"),
+        }
+        if opens {
+            // Who doesn't know a feature leaves the segment that has it alone.
+            let mut wal = Wal::open(device(&newer), options(), |_, _| {}).unwrap();
+            wal.append(b"behind").unwrap();
+            let until = wal.commit().unwrap();
+            wal.wait_durable(until, SOON).unwrap();
+            let after = files(&mut wal.into_device());
+            assert!(after.len() == newer.len() + 1 && newer.iter().all(|(name, data)| after[name] == *data));
+        }
+    }
+}
+
+#[test]
+fn logs_of_the_first_version_open_and_are_written_alike() {
+    let mut log = OwnedLog::open(SimDevice::new(1), options()).unwrap();
+    let mut lsns = Vec::new();
+    for i in 0..60_u8 {
+        lsns.push(log.append_batch(&[&record(i)]).unwrap());
+        if i == 10 {
+            log.set_iterator("audit", lsns[4]).unwrap();
+        }
+        let until = log.commit().unwrap();
+        log.wait_for_commit(until, SOON).unwrap();
+    }
+    let until = log.truncate_before(lsns[3]).unwrap();
+    log.wait_for_commit(until, SOON).unwrap();
+    let made = files(&mut log.into_device());
+    let whole = checked_in("log-v1", &made);
+    assert!(whole == made, "the same calls write other bytes than are checked in");
+    let log = OwnedLog::open(device(&whole), options()).unwrap();
+    assert_eq!((log.begin(), log.iterator("audit")), (lsns[3], Some(lsns[4])));
+    let mut reader = ReadOnlyLog::open(device(&whole)).unwrap();
+    let mut cursor = Lsn(lsns[3].0);
+    for i in 3..60_u8 {
+        let found = reader.next(&mut cursor).unwrap().unwrap();
+        assert_eq!((found.lsn, found.payload), (lsns[usize::from(i)], record(i).as_slice()));
+    }
+    assert_eq!(reader.next(&mut cursor), Ok(None));
+    let report = inspect_log(&mut device(&whole), 1).unwrap();
+    assert_eq!((report.begin, report.iterators, report.entries[0].position), (lsns[3].0, vec![("audit".to_owned(), lsns[4].0)], lsns[3].0));
+}
+
+#[test]
+fn stores_of_the_first_version_open_and_damaged_ones_are_refused() {
+    let options = KvOptions { shards: 4, ..KvOptions::new(1) };
+    let kv = ShardedKv::open(SimDevice::new(1), options.clone()).unwrap();
+    let mut session = kv.start_session().unwrap();
+    for i in 0..50_u8 {
+        let keys: KvKeys = [[i, 1], [i, 2]].iter().collect();
+        session.upsert_batch(&keys, |_| &[7; 8]).unwrap();
+    }
+    session.upsert(b"long", &[8; 100]).unwrap();
+    kv.checkpoint(SOON).unwrap();
+    drop(session);
+    let whole = checked_in("kv-v1", &files(&mut kv.into_device().unwrap()));
+    let kv = ShardedKv::open(device(&whole), options.clone()).unwrap();
+    assert_eq!((kv.len().unwrap(), kv.sessions()), (101, vec![(0, 101)]));
+    let mut session = kv.resume_session(0, 102).unwrap();
+    assert_eq!(session.read(b"long").unwrap().unwrap(), [8; 100]);
+    assert_eq!(session.read(&[49, 2]).unwrap().unwrap(), [7; 8]);
+    let report = inspect_checkpoint(&mut device(&whole), None, true).unwrap();
+    assert_eq!((report.records, report.tables[0].records, report.problems.len()), (101, 101, 0));
+
+    for (name, is_manifest) in [("kv-v1-damaged-manifest", true), ("kv-v1-damaged-data", false)] {
+        let mut damaged = whole.clone();
+        for (file, data) in &mut damaged {
+            if file.starts_with("manifest") == is_manifest {
+                data[50] ^= 1;
+            }
+        }
+        let damaged = checked_in(name, &damaged);
+        let refused = ShardedKv::open(device(&damaged), options.clone()).map(drop);
+        let is_damage =
+            matches!(refused, Err(tiderace_storage::KvError::Checkpoint(CheckpointError::Damaged { .. })));
+        assert!(is_damage, "{name}: {refused:?}");
+        assert_eq!(inspect_checkpoint(&mut device(&damaged), None, true).unwrap().problems.len(), 1, "{name}");
+    }
+    // The table that the store keeps its keys in is the first.
+    let mut shard = tiderace_storage::Shard::new(tiderace_storage::ShardOptions { budget_bytes: usize::MAX });
+    let mut checkpoints = Checkpoints::open(device(&whole), 2).unwrap();
+    let newest = checkpoints.newest().unwrap().unwrap();
+    checkpoints.restore(&newest, &mut shard, 0..4, |_, _| true).unwrap();
+    assert_eq!(shard.point(TableId(0), 8).len(), 101);
+}
