@@ -116,7 +116,8 @@ struct Outcome {
 /// What the threads that live have computed; 0 where the system doesn't tell.
 fn cpu_seconds() -> f64 {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
-    let of = |task: std::path::PathBuf| std::fs::read_to_string(task.join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok();
+    let of =
+        |task: std::path::PathBuf| std::fs::read_to_string(task.join("schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok();
     tasks.filter_map(|t| of(t.ok()?.path())).sum::<f64>() / 1e9
 }
 
@@ -182,7 +183,8 @@ fn print(what: &str, outcome: &Outcome) {
 fn kv_part(keys: u64, value_bytes: usize, threads: &[usize], seconds: f64) {
     let most = *threads.iter().max().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let kv = ShardedKv::open(FileDevice::open(directory.path()).unwrap(), KvOptions { value_bytes, ..KvOptions::new(most) }).unwrap();
+    let kv =
+        ShardedKv::open(FileDevice::open(directory.path()).unwrap(), KvOptions { value_bytes, ..KvOptions::new(most) }).unwrap();
     let name = |what: &str, how: &str| format!("{what:<4} {keys:>9} keys {value_bytes:>4} B {how}");
     // Load: in batches, by one thread.
     let mut session = kv.start_session().unwrap();
@@ -196,8 +198,12 @@ fn kv_part(keys: u64, value_bytes: usize, threads: &[usize], seconds: f64) {
         session.upsert_batch(&batch, |_| &value).unwrap();
         histogram.record(begin.elapsed().as_nanos() as u64 / batch.len() as u64).unwrap();
     }
-    let outcome =
-        Outcome { operations: keys, seconds: start.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds() - cpu, latencies: histogram };
+    let outcome = Outcome {
+        operations: keys,
+        seconds: start.elapsed().as_secs_f64(),
+        cpu_seconds: cpu_seconds() - cpu,
+        latencies: histogram,
+    };
     print(&name("load", "1 thread, batched"), &outcome);
     assert_eq!(kv.len().unwrap() as u64, keys);
     drop(session);
@@ -353,12 +359,8 @@ fn log_part(threads: &[usize], seconds: f64) {
     for count in threads {
         for on_disk in [false, true] {
             let directory = tempfile::tempdir().unwrap();
-            let options = LogOptions {
-                segment_bytes: 64 << 20,
-                pending_bytes_max: 32 << 20,
-                commit_bytes: 4 << 20,
-                ..LogOptions::new(1)
-            };
+            let options =
+                LogOptions { segment_bytes: 64 << 20, pending_bytes_max: 32 << 20, commit_bytes: 4 << 20, ..LogOptions::new(1) };
             let log = if on_disk {
                 Log::open_directory(directory.path(), options, true).unwrap()
             } else {
@@ -432,8 +434,7 @@ impl tiderace_storage::Device for Nowhere {
 
 fn numbers<T: std::str::FromStr>(arguments: &[String], name: &str, usual: Vec<T>) -> Vec<T> {
     let at = arguments.iter().position(|a| a == name);
-    at.and_then(|at| arguments.get(at + 1))
-        .map_or(usual, |list| list.split(',').filter_map(|n| n.parse().ok()).collect())
+    at.and_then(|at| arguments.get(at + 1)).map_or(usual, |list| list.split(',').filter_map(|n| n.parse().ok()).collect())
 }
 
 fn main() {

@@ -189,7 +189,10 @@ fn logs_of_the_first_version_open_and_are_written_alike() {
     }
     assert_eq!(reader.next(&mut cursor), Ok(None));
     let report = inspect_log(&mut device(&whole), 1).unwrap();
-    assert_eq!((report.begin, report.iterators, report.entries[0].position), (lsns[3].0, vec![("audit".to_owned(), lsns[4].0)], lsns[3].0));
+    assert_eq!(
+        (report.begin, report.iterators, report.entries[0].position),
+        (lsns[3].0, vec![("audit".to_owned(), lsns[4].0)], lsns[3].0)
+    );
 }
 
 #[test]
@@ -222,8 +225,7 @@ fn stores_of_the_first_version_open_and_damaged_ones_are_refused() {
         }
         let damaged = checked_in(name, &damaged);
         let refused = ShardedKv::open(device(&damaged), options.clone()).map(drop);
-        let is_damage =
-            matches!(refused, Err(tiderace_storage::KvError::Checkpoint(CheckpointError::Damaged { .. })));
+        let is_damage = matches!(refused, Err(tiderace_storage::KvError::Checkpoint(CheckpointError::Damaged { .. })));
         assert!(is_damage, "{name}: {refused:?}");
         assert_eq!(inspect_checkpoint(&mut device(&damaged), None, true).unwrap().problems.len(), 1, "{name}");
     }

@@ -281,7 +281,10 @@ fn a_store_keeps_each_acknowledged_checkpoint_however_often_its_process_is_kille
         let kv = kv(directory.path()).unwrap();
         let serials = kv.sessions();
         for (id, serial) in &last.1 {
-            assert!(serials.iter().any(|(i, s)| i == id && s >= serial), "round {round}: session {id} of {last:?} is at {serials:?}");
+            assert!(
+                serials.iter().any(|(i, s)| i == id && s >= serial),
+                "round {round}: session {id} of {last:?} is at {serials:?}"
+            );
         }
         let mut expected = std::collections::BTreeMap::new();
         for (id, last) in &serials {

@@ -25,8 +25,7 @@ struct Answer {
 pub(crate) fn inspect(console: &Console, arguments: &InspectArgs) -> Exit {
     match answer(arguments) {
         Ok(answer) => {
-            let written =
-                if arguments.json { console.rows(&format!("{:#}\n", answer.json)) } else { console.rows(&answer.text) };
+            let written = if arguments.json { console.rows(&format!("{:#}\n", answer.json)) } else { console.rows(&answer.text) };
             // Damage is what `--verify` asks for; looking at damaged files is no failure else.
             if answer.is_damaged && arguments.verify && written == Exit::Success { Exit::Failed } else { written }
         }
@@ -44,12 +43,8 @@ fn answer(arguments: &InspectArgs) -> Result<Answer, Diagnostic> {
     Ok(match arguments.kind {
         InspectKind::Wal => segments_answer(&inspect_wal(&mut device, arguments.entries).map_err(failed)?),
         InspectKind::Log => segments_answer(&inspect_log(&mut device, arguments.entries).map_err(failed)?),
-        InspectKind::Checkpoint => {
-            checkpoints_answer(&inspect_checkpoints(&mut device, arguments.verify).map_err(failed)?)
-        }
-        InspectKind::Manifest => {
-            manifest_answer(&inspect_checkpoint(&mut device, version, arguments.verify).map_err(failed)?)
-        }
+        InspectKind::Checkpoint => checkpoints_answer(&inspect_checkpoints(&mut device, arguments.verify).map_err(failed)?),
+        InspectKind::Manifest => manifest_answer(&inspect_checkpoint(&mut device, version, arguments.verify).map_err(failed)?),
         InspectKind::Shard => shard_answer(&inspect_checkpoint(&mut device, version, true).map_err(failed)?),
     })
 }
@@ -171,8 +166,7 @@ fn segments_answer(report: &SegmentsReport) -> Answer {
 }
 
 fn checkpoints_answer(reports: &[CheckpointReport]) -> Answer {
-    let mut table =
-        TextTable::new(["version", "records", "vnodes", "data bytes", "blocks", "note bytes", "state"]).numeric(0..6);
+    let mut table = TextTable::new(["version", "records", "vnodes", "data bytes", "blocks", "note bytes", "state"]).numeric(0..6);
     let mut problems = Vec::new();
     for r in reports {
         let numbers = [r.version, r.records, u64::from(r.vnodes), r.data_bytes, r.blocks, r.note_bytes];

@@ -55,10 +55,7 @@ fn body(device: &mut (impl Device + ?Sized), version: u64) -> Result<Result<Mani
 }
 
 /// What a manifest says, or what is wrong with it.
-pub(crate) fn manifest(
-    device: &mut (impl Device + ?Sized),
-    version: u64,
-) -> Result<Result<Described, String>, DeviceError> {
+pub(crate) fn manifest(device: &mut (impl Device + ?Sized), version: u64) -> Result<Result<Described, String>, DeviceError> {
     Ok(body(device, version)?.map(|body| Described {
         vnodes: body.vnode_count,
         records: body.records,

@@ -16,8 +16,8 @@ use hashbrown::HashMap;
 
 use crate::device::{Completion, Device, DeviceError, DeviceOp, Done, FileName};
 use crate::shard::{Shard, TableId};
-use format::{ManifestBody, Role, data_name, manifest_name, open_block, push_block, read_payload, role, temporary_name};
 pub(crate) use describe::Described;
+use format::{ManifestBody, Role, data_name, manifest_name, open_block, push_block, read_payload, role, temporary_name};
 pub use image::{Image, Part, vnode_of};
 
 /// Data is written in pieces of about this size.

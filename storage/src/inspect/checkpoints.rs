@@ -56,10 +56,7 @@ pub struct CheckpointReport {
 const LARGEST_VNODES: usize = 10;
 
 /// All checkpoints of a directory, ascending; `reads_data`: read all data and verify it.
-pub fn inspect_checkpoints(
-    device: &mut (impl Device + ?Sized),
-    reads_data: bool,
-) -> Result<Vec<CheckpointReport>, InspectError> {
+pub fn inspect_checkpoints(device: &mut (impl Device + ?Sized), reads_data: bool) -> Result<Vec<CheckpointReport>, InspectError> {
     let mut reports = Vec::new();
     for version in versions(device)? {
         reports.push(report(device, version, reads_data)?);

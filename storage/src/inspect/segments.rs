@@ -115,11 +115,7 @@ pub fn inspect_log(device: &mut (impl Device + ?Sized), entries: usize) -> Resul
     inspect(device, SegmentKind::Log, entries)
 }
 
-fn inspect(
-    device: &mut (impl Device + ?Sized),
-    kind: SegmentKind,
-    entries_max: usize,
-) -> Result<SegmentsReport, InspectError> {
+fn inspect(device: &mut (impl Device + ?Sized), kind: SegmentKind, entries_max: usize) -> Result<SegmentsReport, InspectError> {
     let names = list(device, kind)?;
     let (name, what) = match kind {
         SegmentKind::Wal => ("wal", "write-ahead log (wal-….seg)"),
