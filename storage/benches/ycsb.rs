@@ -194,7 +194,7 @@ fn kv_part(keys: u64, value_bytes: usize, threads: &[usize], seconds: f64) {
     for from in (0..keys).step_by(BATCH) {
         let begin = Instant::now();
         batch.clear();
-        (from..keys.min(from + BATCH as u64)).for_each(|k| drop(batch.push(&mix(k).to_le_bytes())));
+        (from..keys.min(from + BATCH as u64)).for_each(|k| assert!(batch.push(&mix(k).to_le_bytes())));
         session.upsert_batch(&batch, |_| &value).unwrap();
         histogram.record(begin.elapsed().as_nanos() as u64 / batch.len() as u64).unwrap();
     }
@@ -275,7 +275,7 @@ fn kv_part(keys: u64, value_bytes: usize, threads: &[usize], seconds: f64) {
     let mut inline: HashMap<[u8; 8], [u8; 8], foldhash::fast::FixedState> = HashMap::default();
     if value_bytes == 8 {
         drop(std::mem::take(&mut map));
-        (0..keys).for_each(|k| drop(inline.insert(mix(k).to_le_bytes(), [7; 8])));
+        inline.extend((0..keys).map(|k| (mix(k).to_le_bytes(), [7; 8])));
     }
     let (map, inline) = (Mutex::new(map), Mutex::new(inline));
     for (spread, choice) in [("uniform", Choice::Uniform), ("zipfian", Choice::zipfian(keys))] {

@@ -291,7 +291,7 @@ fn a_store_keeps_each_acknowledged_checkpoint_however_often_its_process_is_kille
             (1..=*last).for_each(|serial| *expected.entry(key(*id, serial).to_vec()).or_insert(0_u64) += 1);
         }
         let mut found = std::collections::BTreeMap::new();
-        kv.for_each(|k, v| drop(found.insert(k.to_vec(), u64::from_le_bytes(v.try_into().unwrap())))).unwrap();
+        kv.for_each(|k, v| assert!(found.insert(k.to_vec(), u64::from_le_bytes(v.try_into().unwrap())).is_none())).unwrap();
         assert!(found == expected, "round {round}: the store is not what its serials tell");
     }
     assert!(last.0 > 3, "{last:?}");
