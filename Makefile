@@ -15,7 +15,7 @@ export RUST_BACKTRACE ?= 0
 TIDERACE := $(CARGO_TARGET_DIR)/release/tiderace
 EVENTS := engine/tests/data/golden/events.jsonl.gz
 
-.PHONY: help run test e2e bench bench-operator demo-k8s demo-k8s-down doc setup update
+.PHONY: help run test soak e2e bench bench-storage bench-operator demo-k8s demo-k8s-down doc setup update
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ demo-k8s: setup ## A Kubernetes on this machine with the operator and an example
 demo-k8s-down: ## Remove it, without a trace but the build cache
 	@examples/kubernetes/demo down
 
+soak: setup ## Storage for hours: millions of crash points, kills and interleavings (SEED=1 ROUNDS=5000)
+	TIDERACE_CRASH_SEED=$(or $(SEED),1) TIDERACE_CRASH_ROUNDS=$(or $(ROUNDS),5000) TIDERACE_KILL_ROUNDS=300 TIDERACE_INTERLEAVINGS=20000 \
+	cargo test --locked -p tiderace-storage --test crash_points --test processes --test interleavings -- --nocapture
+
 update: ## Write the generated files anew (definitions, reference pages, deploy/tiderace.yaml)
 	UPDATE=1 cargo test --workspace --locked --lib -- up_to_date
 	@if PATH=$$PATH:/usr/local/go/bin command -v go >/dev/null; then UPDATE=1 cargo run --quiet --bin tiderace-e2e --locked -- render; \
@@ -55,7 +59,11 @@ update: ## Write the generated files anew (definitions, reference pages, deploy/
 
 bench: setup ## Nexmark: events per second and core, CPU per event, memory, digests (BENCH="q0 q17 --cores 1 --rounds 1" narrows it)
 	cargo bench --locked --bench nexmark -- $(BENCH)
+	$(if $(BENCH),,cargo bench --locked --bench ycsb -- $(YCSB))
 	$(if $(BENCH),,$(MAKE) --no-print-directory bench-operator)
+
+bench-storage: setup ## The concurrent store under YCSB beside a plain hash map, appends to the log (YCSB="--keys 250000 --threads 1")
+	cargo bench --locked -p tiderace-storage --bench ycsb -- $(YCSB)
 
 JOBS ?= 1000
 bench-operator: ## One operator with 1000 jobs on a real API server, pods faked: memory, CPU, writes, reaction (JOBS=100)

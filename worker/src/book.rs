@@ -19,6 +19,7 @@ const SUMMARY: &str = "\
   - [Reference](reference/connectors.md)
 - [On Kubernetes](guide/kubernetes.md)
 - [Command line](guide/command-line.md)
+  - [Looking into files](guide/inspect.md)
 - [A worker's pod](guide/serve.md)
   - [Metrics](reference/metrics.md)
   - [Admin API](reference/admin-api.md)

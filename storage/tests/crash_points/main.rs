@@ -12,6 +12,9 @@ mod wal;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What was checked in all parts that have ended.
+static ALL: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(0));
+
 /// What was checked in one part.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -34,6 +37,10 @@ impl Tally {
     pub fn finish(&self, part: &str, least: u64) {
         let (points, violations) = (self.points.load(Ordering::Relaxed), self.violations.load(Ordering::Relaxed));
         println!("{part}: crash points checked: {points}, violations: {violations}");
+        // Parts end one after the other; the last line that a run prints is the sum of all.
+        let all = ALL.0.fetch_add(points, Ordering::SeqCst) + points;
+        let all_violations = ALL.1.fetch_add(violations, Ordering::SeqCst) + violations;
+        println!("crash points checked: {all}, violations: {all_violations}");
         assert_eq!(violations, 0, "{part}: violations");
         assert!(points >= least, "{part}: only {points} of {least} crash points");
     }
