@@ -22,9 +22,7 @@ mod checkpoint {
 }
 
 mod device {
-    pub use tiderace_storage::{
-        Completion, Device, DeviceError, DeviceOp, Done, FileName, ReadOnlyDevice, Token, open_device,
-    };
+    pub use tiderace_storage::{Completion, Device, DeviceError, DeviceOp, Done, FileName, ReadOnlyDevice, Token, open_device};
 }
 
 mod point {
@@ -66,9 +64,7 @@ impl SharedDisk {
 
     fn log(&self) -> Log {
         let its = self.sim.clone();
-        let reading = move || {
-            Ok(Box::new(SharedDisk { sim: its.clone(), done: Arc::default() }) as Box<dyn Device + Send>)
-        };
+        let reading = move || Ok(Box::new(SharedDisk { sim: its.clone(), done: Arc::default() }) as Box<dyn Device + Send>);
         let options = LogOptions { segment_bytes: 8192, pending_bytes_max: 600, commit_bytes: 200, ..LogOptions::new(1) };
         let device = SharedDisk { sim: self.sim.clone(), done: Arc::default() };
         Log::open(device, Box::new(reading), options).unwrap()
