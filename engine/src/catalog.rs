@@ -46,6 +46,10 @@ pub struct TableColumn {
     pub field: FieldRef,
     /// Where its values come from.
     pub source: ColumnSource,
+    /// The length that its type declares.
+    pub length: Option<types::DeclaredLength>,
+    /// Whether a type inside of its type declares one.
+    pub has_length_inside: bool,
     /// `COMMENT`.
     pub comment: Option<String>,
     /// Its definition.
@@ -236,11 +240,8 @@ impl Catalog {
     /// Takes a relation away and gives its name. `None`: there was none and the statement says IF EXISTS, or it names a function.
     pub fn drop(&mut self, drop: &DropObject) -> Result<Option<String>> {
         let right = match drop.kind {
-            DropKind::Function => {
-                return Err(Diagnostic::new(Code::Unsupported, "DROP FUNCTION can't be run")
-                    .at(names::span(&drop.name))
-                    .hint("leave it out: a function's name hurts nobody"));
-            }
+            // Functions are no relations: the planner keeps their names.
+            DropKind::Function => return Ok(None),
             DropKind::Table(TableRole::Table) => "table",
             DropKind::Table(TableRole::Source) => "source",
             DropKind::Table(TableRole::Sink) => "sink",
@@ -324,11 +325,8 @@ impl Catalog {
                     if let Some(mark) = table.watermark.as_ref().filter(|mark| mark.column == index) {
                         notes.push(format!("WATERMARK AS {}", mark.expr));
                     }
-                    let shown = if matches!(column.source, ColumnSource::Computed(_)) {
-                        String::new()
-                    } else {
-                        types::sql_name(&column.field)
-                    };
+                    let shown =
+                        if matches!(column.source, ColumnSource::Computed(_)) { String::new() } else { type_name(column) };
                     line(&mut out, column.field.name(), &shown, &notes.join(", "));
                 }
             }
@@ -408,6 +406,11 @@ impl Catalog {
     }
 }
 
+/// A column's type as it was declared, with its length.
+fn type_name(column: &TableColumn) -> String {
+    column.length.map_or_else(|| types::sql_name(&column.field), |length| length.to_string())
+}
+
 fn line(out: &mut String, name: &str, data_type: &str, notes: &str) {
     // Writing to a String can't fail.
     let _infallible = writeln!(out, "{}", format!("{name}\t{data_type}\t{notes}").trim_end());
@@ -435,7 +438,20 @@ fn table_def(create: &CreateTable) -> Result<TableDef> {
         let field = field.map_err(|error| {
             Diagnostic { message: format!("column `{name}` of `{}`: {}", create.name, error.message), ..error }.at(column.span)
         })?;
-        columns.push(TableColumn { field: Arc::new(field), source, comment: column.comment.clone(), span: column.span });
+        let (length, has_length_inside) = match &column.kind {
+            ColumnKind::Physical { data_type, .. } | ColumnKind::Metadata { data_type, .. } => {
+                (types::declared_length(data_type), types::has_length_inside(data_type))
+            }
+            ColumnKind::Computed(_) => (None, false),
+        };
+        columns.push(TableColumn {
+            field: Arc::new(field),
+            source,
+            length,
+            has_length_inside,
+            comment: column.comment.clone(),
+            span: column.span,
+        });
     }
     let place = |ident: &Ident, what: &str| {
         names::resolve(ident, columns.iter().map(|column| column.field.name().as_str()))?.ok_or_else(|| {
@@ -528,11 +544,11 @@ fn show_create(table: &TableDef) -> String {
         let comment = column.comment.as_ref().map(|comment| format!(" COMMENT {}", text(comment))).unwrap_or_default();
         let not_null = if column.field.is_nullable() { "" } else { " NOT NULL" };
         parts.push(match &column.source {
-            ColumnSource::Physical => format!("{name} {}{not_null}{comment}", types::sql_name(&column.field)),
+            ColumnSource::Physical => format!("{name} {}{not_null}{comment}", type_name(column)),
             ColumnSource::Computed(expr) => format!("{name} AS {expr}{comment}"),
             ColumnSource::Metadata { key, is_virtual } => {
                 let virtual_ = if *is_virtual { " VIRTUAL" } else { "" };
-                format!("{name} {}{not_null} METADATA FROM {}{virtual_}{comment}", types::sql_name(&column.field), text(key))
+                format!("{name} {}{not_null} METADATA FROM {}{virtual_}{comment}", type_name(column), text(key))
             }
         });
     }

@@ -94,7 +94,8 @@ Examples:
   tiderace run job.sql --log json 2>log.jsonl >rows.txt
 
 Rows of `print` sinks and of a bare SELECT go to stdout, all else to stderr.
-Ctrl-C or SIGTERM stops the sources and drains: every row taken in reaches the sinks before exit 0. A second one aborts.";
+Ctrl-C or SIGTERM stops the sources and drains: every row taken in reaches the sinks before exit 0. A second one aborts at once:
+rows may be missing at the sinks, and the exit code is 128 + the signal's number. When the reader of a pipe goes away (`| head`), a job without other sinks ends.";
 
 const CHECK_HELP: &str = "\
 Examples:

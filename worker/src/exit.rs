@@ -11,6 +11,8 @@ pub enum Exit {
     Usage,
     /// The job ran and failed, or Tiderace has a bug.
     Failed,
+    /// The user did not wait for the end: the number of the signal that said so.
+    Interrupted(u8),
 }
 
 impl Exit {
@@ -22,6 +24,8 @@ impl Exit {
             Self::UserError => 1,
             Self::Usage => 2,
             Self::Failed => 3,
+            // What a shell shows of a process that a signal has ended.
+            Self::Interrupted(signal) => 128 + signal,
         }
     }
 }

@@ -29,6 +29,10 @@ pub struct SourceObservation {
     pub rows: u64,
     /// Rows in all, when the source knows.
     pub rows_total: Option<u64>,
+    /// Bytes read from outside.
+    pub bytes: u64,
+    /// Bytes in all, when the source knows that and not its rows.
+    pub bytes_total: Option<u64>,
     /// The watermark in µs since 1970; `None` before there is one, and when the source has none.
     pub watermark_us: Option<i64>,
     /// Rows that are known to wait at the source.
@@ -92,6 +96,9 @@ pub fn source_line(source: &SourceObservation, rate: f64, now_us: i64) -> String
     if let Some(total) = source.rows_total.filter(|total| *total > 0) {
         line += &format!(" of {} ({:.0} %)", grouped(total), 100.0 * source.rows as f64 / total as f64);
     }
+    if let Some(total) = source.bytes_total.filter(|total| *total > 0) {
+        line += &format!("  {} of {} ({:.0} %)", bytes(source.bytes), bytes(total), 100.0 * source.bytes as f64 / total as f64);
+    }
     line += &format!("  {}/s", short_count(rate));
     if let Some(watermark) = source.watermark_us {
         line += &format!("  watermark {}", timestamp(watermark));
@@ -133,6 +140,10 @@ struct SourceRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rows_total: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_total: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     watermark_us: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lag_rows: Option<u64>,
@@ -146,6 +157,8 @@ pub fn json_line(now: &Observation, rates: &Rates) -> String {
         rows: source.rows,
         rows_per_second: *rate as u64,
         rows_total: source.rows_total,
+        bytes: (source.bytes > 0).then_some(source.bytes),
+        bytes_total: source.bytes_total,
         watermark_us: source.watermark_us,
         lag_rows: source.lag_rows,
     });
@@ -248,7 +261,10 @@ impl Live {
         };
         let bars = sources
             .iter()
-            .map(|s| line(&s.name, if s.rows_total.is_some() { TEMPLATE_KNOWN } else { TEMPLATE_OPEN }, s.rows_total))
+            .map(|s| {
+                let total = s.rows_total.or(s.bytes_total);
+                line(&s.name, if total.is_some() { TEMPLATE_KNOWN } else { TEMPLATE_OPEN }, total)
+            })
             .collect();
         let sinks = line("out", TEMPLATE_OPEN, None);
         Self { board, sources: bars, sinks }
@@ -259,6 +275,8 @@ impl Live {
         for ((bar, source), rate) in self.sources.iter().zip(&now.sources).zip(&rates.sources) {
             if source.rows_total.is_some() {
                 bar.set_position(source.rows);
+            } else if source.bytes_total.is_some() {
+                bar.set_position(source.bytes);
             }
             bar.set_message(source_line(source, *rate, now_us));
             bar.tick();
@@ -306,6 +324,8 @@ mod tests {
     fn lines_say_rows_rate_watermark_and_lag() {
         let mut source = at(1, 1000, 0).sources.remove(0);
         assert_eq!(source_line(&source, 1234.0, 0), "1 000 rows of 4 000 (25 %)  1.2 k/s");
+        let file = SourceObservation { rows_total: None, bytes: 1 << 20, bytes_total: Some(4 << 20), ..source.clone() };
+        assert_eq!(source_line(&file, 1234.0, 0), "1 000 rows  1.0 MiB of 4.0 MiB (25 %)  1.2 k/s");
         source.watermark_us = Some(1_700_000_000_000_000);
         let line = source_line(&source, 0.0, 1_700_000_002_500_000);
         assert!(line.ends_with("watermark 2023-11-14 22:13:20  lag 2.50 s"), "{line}");

@@ -25,8 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a log that is no terminal gets a line.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How long an aborted job may take to end before the process ends without it.
-const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an aborted job may take to end before the process ends without it: a thread may be stuck in a write.
+const ABORT_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Runs the job of `arguments` to its end.
 pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
@@ -63,11 +63,11 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
     if plan.graph.nodes.is_empty() {
         return Exit::Success;
     }
-    let (summary, failure) = drive(console, &file, arguments, &demand, &plan);
-    let exit = match failure {
-        None if summary.ending == Ending::Failed => Exit::Failed,
-        None => show_results(console, &plan, &queries),
-        Some(error) => {
+    let (summary, outcome) = drive(console, &file, arguments, &demand, &plan);
+    let exit = match outcome {
+        Outcome::Drained => show_results(console, &plan, &queries),
+        Outcome::Aborted(signal) => Exit::Interrupted(signal),
+        Outcome::Failed(error) => {
             let errors = Diagnostics::from(given.secrets.redact_diagnostic(error));
             console.refuse(&Located::in_sql(&errors, &file), &errors);
             Exit::Failed
@@ -75,6 +75,15 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
     };
     console.note(&summary.render(console.style.format));
     exit
+}
+
+/// How a job came to its end.
+enum Outcome {
+    /// Every row that was taken in is at the sinks.
+    Drained,
+    /// The signal of that number ended it while it drained.
+    Aborted(u8),
+    Failed(Diagnostic),
 }
 
 fn show_results(console: &Console, plan: &JobPlan, queries: &[ViewQuery]) -> Exit {
@@ -96,14 +105,8 @@ fn show_results(console: &Console, plan: &JobPlan, queries: &[ViewQuery]) -> Exi
     Exit::Success
 }
 
-/// Runs `plan` and shows where it is. Gives the counts up to the end, and what failed.
-fn drive(
-    console: &Console,
-    file: &JobFile,
-    arguments: &RunArgs,
-    demand: &Demand,
-    plan: &JobPlan,
-) -> (Summary, Option<Diagnostic>) {
+/// Runs `plan` and shows where it is. Gives the counts up to the end, and how that came.
+fn drive(console: &Console, file: &JobFile, arguments: &RunArgs, demand: &Demand, plan: &JobPlan) -> (Summary, Outcome) {
     let options = JobOptions {
         name: file.name.clone(),
         cores: demand.cores,
@@ -119,39 +122,43 @@ fn drive(
     let signals = listen();
     let job = Job::start(plan.graph.clone(), options);
     let mut screen = Screen::new(console, &plan.graph, &totals.observe(&job.progress()));
-    let mut signals_seen = 0;
-    let mut aborted_at: Option<Instant> = None;
+    let mut is_stopping = false;
     while !job.is_finished() {
         match signals.as_ref().map_or(Err(RecvTimeoutError::Disconnected), |s| s.recv_timeout(LOOK)) {
-            Ok(()) => {
-                signals_seen += 1;
-                if signals_seen == 1 {
-                    screen.say(console, "stopping: rows taken in go on to the sinks (again to abort)");
-                    job.stop();
-                } else if aborted_at.is_none() {
-                    screen.say(console, "aborting");
-                    job.abort();
-                    aborted_at = Some(Instant::now());
+            Ok(_) if !is_stopping => {
+                is_stopping = true;
+                screen.say(console, "stopping: rows taken in go on to the sinks (again to abort)");
+                job.stop();
+            }
+            Ok(signal) => {
+                drop(screen);
+                console.info("aborting: rows taken in may be missing at the sinks");
+                job.abort();
+                let deadline = Instant::now() + ABORT_PATIENCE;
+                while !job.is_finished() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
                 }
+                let summary = summary(file, demand, &job.progress(), Ending::Aborted);
+                job.abandon();
+                return (summary, Outcome::Aborted(signal));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
         }
-        if aborted_at.is_some_and(|at| at.elapsed() > ABORT_PATIENCE) {
-            break;
+        if !is_stopping && plan.graph.is_abandoned() {
+            is_stopping = true;
+            screen.say(console, "stopping: nobody reads what the job prints any more");
+            job.stop();
         }
         screen.show(console, &totals.observe(&job.progress()));
     }
     drop(screen);
-    if aborted_at.is_some() {
-        return (summary(file, demand, &job.progress(), Ending::Failed), None);
-    }
     match job.wait() {
         Ok(report) => {
-            let ending = if signals_seen > 0 { Ending::Stopped } else { Ending::Finished };
-            (summary(file, demand, &report.progress, ending), None)
+            let ending = if is_stopping { Ending::Stopped } else { Ending::Finished };
+            (summary(file, demand, &report.progress, ending), Outcome::Drained)
         }
-        Err(error) => (summary(file, demand, &job.progress(), Ending::Failed), Some(error)),
+        Err(error) => (summary(file, demand, &job.progress(), Ending::Failed), Outcome::Failed(error)),
     }
 }
 
@@ -166,24 +173,37 @@ fn memory_bytes(arguments: &RunArgs, plan: &JobPlan, file: &JobFile) -> usize {
         .unwrap_or(JobOptions::default().memory_bytes)
 }
 
-/// How many rows each source has in all, where it knows.
-struct Totals(Vec<(String, Option<u64>)>);
+/// How much each source has to read in all, where it knows.
+struct Totals(Vec<SourceTotal>);
+
+struct SourceTotal {
+    name: String,
+    rows: Option<u64>,
+    bytes: Option<u64>,
+}
 
 impl Totals {
     fn of(graph: &Graph) -> Self {
         let sources = graph.nodes.iter().filter_map(|node| match &node.role {
-            Role::Source(spec) => Some((node.name.clone(), spec.source.rows_hint())),
+            Role::Source(spec) => {
+                let rows = spec.source.rows_hint();
+                // Files may be listed for it: not when nobody asks, nor where more comes later.
+                let bytes = if rows.is_none() && spec.source.is_bounded() { spec.source.bytes_hint() } else { None };
+                Some(SourceTotal { name: node.name.clone(), rows, bytes })
+            }
             Role::Operator(_) | Role::Union | Role::Sink(_) => None,
         });
         Self(sources.collect())
     }
 
     fn observe(&self, now: &JobProgress) -> Observation {
-        let total = |name: &str| self.0.iter().find(|(n, _)| n == name).and_then(|(_, total)| *total);
+        let total = |name: &str| self.0.iter().find(|total| total.name == name);
         let sources = now.sources().map(|node| SourceObservation {
             name: node.name.clone(),
             rows: node.rows_in,
-            rows_total: total(&node.name),
+            rows_total: total(&node.name).and_then(|total| total.rows),
+            bytes: node.bytes_read,
+            bytes_total: total(&node.name).and_then(|total| total.bytes),
             watermark_us: Some(node.watermark.0).filter(|us| *us != i64::MIN && *us != i64::MAX),
             lag_rows: None,
         });
@@ -261,8 +281,8 @@ fn now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_micros()).ok()).unwrap_or(0)
 }
 
-/// One message for each SIGINT or SIGTERM. `None` when signals can't be had: they then end the process, as they do by default.
-fn listen() -> Option<Receiver<()>> {
+/// The number of each SIGINT or SIGTERM that comes. `None` when signals can't be had: they then end the process, as they do by default.
+fn listen() -> Option<Receiver<u8>> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let (mut interrupt, mut terminate) = {
@@ -273,11 +293,12 @@ fn listen() -> Option<Receiver<()>> {
     let wait = move || {
         runtime.block_on(async move {
             loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                if sender.send(()).is_err() {
+                let kind = tokio::select! {
+                    _ = interrupt.recv() => SignalKind::interrupt(),
+                    _ = terminate.recv() => SignalKind::terminate(),
+                };
+                // Signal numbers are below 65.
+                if sender.send(u8::try_from(kind.as_raw_value()).unwrap_or(0)).is_err() {
                     return;
                 }
             }

@@ -37,8 +37,10 @@ pub enum Ending {
     /// Its input ended.
     #[default]
     Finished,
-    /// A signal stopped it, and it drained.
+    /// A signal, or that nobody reads what it prints, stopped it, and it drained.
     Stopped,
+    /// A second signal ended it before it had drained.
+    Aborted,
     /// It failed.
     Failed,
 }
@@ -124,6 +126,7 @@ impl Summary {
         let verb = match self.ending {
             Ending::Finished => "finished",
             Ending::Stopped => "stopped and drained",
+            Ending::Aborted => "aborted before it had drained; up to then",
             Ending::Failed => "failed; up to then",
         };
         let body: String = lines.iter().map(|(label, text)| format!("  {label:<13}{text}\n")).collect();
@@ -142,6 +145,7 @@ impl Summary {
             event: match self.ending {
                 Ending::Finished => "finished",
                 Ending::Stopped => "stopped",
+                Ending::Aborted => "aborted",
                 Ending::Failed => "failed",
             },
             job: &self.job,

@@ -209,6 +209,10 @@ pub trait Sink: std::fmt::Debug + Send + Sync {
     fn writes_stdout(&self) -> bool {
         false
     }
+    /// Whether nobody takes its rows any more, for good: the reader of a pipe has gone. A job all of whose sinks say so may end.
+    fn is_abandoned(&self) -> bool {
+        false
+    }
     /// Whether it can take such changes (`Append` must always be true).
     fn accepts(&self, mode: ChangelogMode) -> bool;
     /// Where its writers run.

@@ -65,6 +65,10 @@ impl Sink for PrintSink {
         self.is_stdout
     }
 
+    fn is_abandoned(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     fn accepts(&self, _mode: ChangelogMode) -> bool {
         true
     }
@@ -256,7 +260,7 @@ mod tests {
     fn a_reader_that_leaves_ends_the_printing_and_not_the_job() {
         let (sink, mut writer) = writer("", || Box::new(Failing(io::ErrorKind::BrokenPipe)));
         writer.write(Epoch(1), &changes()).unwrap();
-        assert!(sink.closed.load(Ordering::Relaxed));
+        assert!(sink.is_abandoned());
         writer.write(Epoch(2), &changes()).unwrap();
         writer.finish().unwrap();
     }

@@ -86,6 +86,7 @@ codes! {
     LateRow = 2007, User, "A row came too late for its window";
     DuplicateKey = 2008, User, "Two rows have the same declared key";
     MemoryExceeded = 2009, Fatal, "State is larger than the memory it may use";
+    ValueTooLong = 2010, User, "A value is longer than its column allows";
     // --- connectors and formats
     UnknownConnector = 3000, User, "No such connector";
     UnknownFormat = 3001, User, "No such format";

@@ -11,6 +11,7 @@ mod call;
 mod clock;
 mod hash;
 mod json;
+mod json_make;
 mod json_path;
 mod regex;
 mod substrings;
@@ -27,6 +28,7 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::ScalarUDF;
 
 use call::{Builtin, Function};
+pub(crate) use json_make::EMBEDDED as EMBEDDED_JSON;
 
 /// What `tiderace functions` tells of a function.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,9 +47,18 @@ pub struct FunctionDoc {
 
 /// Our own functions, family by family.
 fn own() -> impl Iterator<Item = &'static Function> {
-    [clock::FUNCTIONS, hash::FUNCTIONS, json::FUNCTIONS, regex::FUNCTIONS, text::FUNCTIONS, time::FUNCTIONS, url::FUNCTIONS]
-        .into_iter()
-        .flatten()
+    [
+        clock::FUNCTIONS,
+        hash::FUNCTIONS,
+        json::FUNCTIONS,
+        json_make::FUNCTIONS,
+        regex::FUNCTIONS,
+        text::FUNCTIONS,
+        time::FUNCTIONS,
+        url::FUNCTIONS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Other names for functions of DataFusion.

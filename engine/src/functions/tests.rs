@@ -241,3 +241,21 @@ fn the_list_has_each_function_once_with_its_meaning() {
     }
     assert!(names.len() > 200, "{}", names.len());
 }
+
+#[test]
+fn json_is_made_of_values() {
+    check("json_object('a' VALUE n)", ["{\"a\":3}", "{\"a\":1}", "{\"a\":0}", "{\"a\":-1}"]);
+    constant("JSON_OBJECT(KEY 'a' VALUE 1, 'b': 'x\"y', 'c' VALUE CAST(NULL AS INT))", "{\"a\":1,\"b\":\"x\\\"y\",\"c\":null}");
+    constant("JSON_OBJECT('a' VALUE CAST(NULL AS INT), 'b' VALUE TRUE ABSENT ON NULL)", "{\"b\":true}");
+    constant("JSON_OBJECT()", "{}");
+    constant("JSON_ARRAY(1, 'x', CAST(NULL AS INT))", "[1,\"x\"]");
+    constant("JSON_ARRAY(CAST(NULL AS INT), 2.5 NULL ON NULL)", "[null,2.5]");
+    constant("JSON_OBJECT('in' VALUE JSON_ARRAY(1, JSON_OBJECT('x' VALUE '[]')))", "{\"in\":[1,{\"x\":\"[]\"}]}");
+}
+
+#[test]
+fn json_value_returns_the_type_that_is_asked_for() {
+    constant("JSON_VALUE('{\"a\": 17}', '$.a' RETURNING INT) + 1", "18");
+    constant("JSON_VALUE('{\"a\": \"x\"}', '$.a' RETURNING INT)", "NULL");
+    constant("JSON_VALUE('{\"a\": true}', '$.a' RETURNING BOOLEAN)", "true");
+}

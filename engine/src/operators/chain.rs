@@ -238,6 +238,11 @@ pub fn classify(error: &DataFusionError) -> (Code, String) {
             other => other.to_string(),
         },
         DataFusionError::Execution(what) => what.clone(),
+        // Our own functions say themselves what is wrong.
+        DataFusionError::External(inner) => match inner.downcast_ref::<Diagnostic>() {
+            Some(ours) => return (ours.code, ours.message.clone()),
+            None => inner.to_string(),
+        },
         other => other.strip_backtrace(),
     };
     let lower = text.to_ascii_lowercase();

@@ -14,8 +14,9 @@ use super::diagnose::diagnose;
 use super::emission::Emission;
 use super::explain::NodeInfo;
 use super::session::{Leaf, LeafKind};
-use super::settings::AggregatePhases;
+use super::settings::{AggregatePhases, LengthPolicy};
 use super::source::Tables;
+use super::spelling::spell;
 use super::stream::{ChangeKind, PendingWindow, StateBound, Stream, TimeRole, WindowId, plain_column};
 use super::window_node::WindowTvf;
 use crate::connect::values::ValuesSource;
@@ -39,6 +40,7 @@ pub(super) struct Builder<'t> {
     pub cores: usize,
     pub allowed_future_us: Option<i64>,
     pub phases: AggregatePhases,
+    pub lengths: LengthPolicy,
     next_window: u32,
     /// Where late rows of the statement at hand go: filled by window aggregations, read by the statement's planner.
     pub late_outputs: Vec<(NodeId, SchemaRef)>,
@@ -58,6 +60,7 @@ impl<'t> Builder<'t> {
             cores,
             allowed_future_us: None,
             phases: AggregatePhases::Auto,
+            lengths: LengthPolicy::default(),
             next_window: 0,
             late_outputs: Vec::new(),
             statement: Span { start: 0, end: 0 },
@@ -299,6 +302,8 @@ impl<'t> Builder<'t> {
         if let Some(window) = stream.window.take() {
             let before = Stream {
                 steps: window.before.clone(),
+                notes: window.notes.clone(),
+                shown: window.shown.clone(),
                 schema: window.input.clone(),
                 window: None,
                 roles: vec![TimeRole::None; window.input.fields().len()],
@@ -313,7 +318,7 @@ impl<'t> Builder<'t> {
         }
         if !stream.steps.iter().all(|step| matches!(step, LogicalStep::Rename(_))) {
             let chain = compile(&stream.base, &stream.steps).map_err(|e| self.refuse(&e))?;
-            let info = NodeInfo::new("Chain").steps(&stream.steps);
+            let info = NodeInfo::new("Chain").notes(&stream.notes).shown(&stream.shown);
             let schema = chain.output().clone();
             let factory: OperatorFactory =
                 Arc::new(move |_| Ok(Box::new(ChainOperator::new(chain.clone())) as Box<dyn Operator>));
@@ -326,6 +331,7 @@ impl<'t> Builder<'t> {
         }
         stream.schema = stream.base.clone();
         stream.steps.clear();
+        stream.notes.clear();
         Ok(stream)
     }
 
@@ -348,8 +354,10 @@ impl<'t> Builder<'t> {
         let mut roles: Option<Vec<TimeRole>> = None;
         let mut nullable = vec![false; schema.fields().len()];
         let mut branches = Vec::new();
+        let mut shown: Option<Vec<String>> = None;
         for input in inputs {
             let placed = self.materialize(input)?;
+            shown.get_or_insert_with(|| placed.shown.clone());
             kind = kind.and(placed.kind);
             has_watermark &= placed.has_watermark;
             for (at, field) in placed.base.fields().iter().enumerate() {
@@ -372,7 +380,8 @@ impl<'t> Builder<'t> {
         let info = NodeInfo::new("Union").kind(kind).detail(format!("{} inputs", edges.len()));
         let node = self.add("Union", Role::Union, edges, arrow.clone(), info);
         let base = with_types(schema, &arrow).map_err(|e| self.refuse(&e))?;
-        Ok(Stream::behind(node, base, roles.unwrap_or_default(), kind, has_watermark))
+        let shown = shown.unwrap_or_default();
+        Ok(Stream { shown, ..Stream::behind(node, base, roles.unwrap_or_default(), kind, has_watermark) })
     }
 
     /// The same columns as batches of exactly this schema: a branch without NULLs must not look NOT NULL beside one with them.
@@ -436,10 +445,13 @@ impl<'t> Builder<'t> {
             id,
             spec: node.spec,
             before: std::mem::take(&mut input.steps),
+            notes: std::mem::take(&mut input.notes),
+            shown: input.shown.clone(),
             input: input.schema.clone(),
             time,
             output: output.clone(),
         });
+        input.shown.extend(["window_start", "window_end", "window_time"].map(str::to_owned));
         input.unique_keys.clear();
         input.schema = output;
         input.roles = roles;
@@ -502,7 +514,10 @@ impl<'t> Builder<'t> {
         let Some(schema) = branch_schema else {
             return Err(self.unsupported(Code::InvalidArgument, "GROUPING SETS without a set", "name at least one"));
         };
-        let united = self.union(branches, &schema)?;
+        let mut united = self.union(branches, &schema)?;
+        united.shown = all.iter().map(|key| spell(key, input.names())).collect();
+        united.shown.push("grouping set".into());
+        united.shown.extend(input.shown.iter().cloned());
         let keys: Vec<Expr> = (0..=width).map(|at| column_at(&united.schema, at)).collect();
         let renames: HashMap<String, String> =
             (0..others.len()).map(|i| (others[i].to_string(), names[width + 1 + i].clone())).collect();
@@ -533,7 +548,7 @@ impl<'t> Builder<'t> {
         emission: &Emission,
     ) -> Result<Stream> {
         self.check_deterministic(&input, keys.iter().chain(aggregates))?;
-        let calls = Calls::collect(self, aggregates)?;
+        let calls = Calls::collect(self, &input, aggregates)?;
         let window = super::window::group_window(self, &input, keys)?;
         match window {
             Some(window) => super::window::aggregate(self, input, keys, &window, calls, schema, emission),
@@ -553,19 +568,22 @@ impl<'t> Builder<'t> {
         let output = make().map_err(|e| e.at(self.statement))?.schema().clone();
         let kind = placed.kind;
         let factory: OperatorFactory = Arc::new(move |_| Ok(Box::new(make()?) as Box<dyn Operator>));
-        let info = NodeInfo::new("Unnest").kind(kind);
+        let is_spread = |at: usize| {
+            unnest.list_type_columns.iter().any(|(column, _)| *column == at) || unnest.struct_type_columns.contains(&at)
+        };
+        let spread = (0..placed.shown.len()).filter(|at| is_spread(*at)).map(|at| placed.shown[at].as_str()).collect::<Vec<_>>();
+        let shown: Vec<String> = unnest
+            .dependency_indices
+            .iter()
+            .map(|at| if is_spread(*at) { format!("UNNEST({})", placed.shown[*at]) } else { placed.shown[*at].clone() })
+            .collect();
+        let info = NodeInfo::new("Unnest").kind(kind).shown(&shown).detail(format!("UNNEST({})", spread.join(", ")));
         let edge = Input { from: placed.node, port: placed.port, route: Route::Local };
         let node = self.operator("Unnest", factory, vec![edge], output.clone(), info);
         let base = with_types(&unnest.schema, &output).map_err(|e| self.refuse(&e))?;
-        let roles = unnest
-            .dependency_indices
-            .iter()
-            .map(|at| {
-                let spread = unnest.list_type_columns.iter().any(|(c, _)| c == at) || unnest.struct_type_columns.contains(at);
-                if spread { TimeRole::None } else { placed.roles[*at] }
-            })
-            .collect();
-        Ok(Stream::behind(node, base, roles, kind, placed.has_watermark))
+        let roles =
+            unnest.dependency_indices.iter().map(|at| if is_spread(*at) { TimeRole::None } else { placed.roles[*at] }).collect();
+        Ok(Stream { shown, ..Stream::behind(node, base, roles, kind, placed.has_watermark) })
     }
 
     /// Edges for the rejected rows of every node under `dead_letter`.
@@ -588,10 +606,12 @@ pub(super) struct Calls {
     pub exprs: Vec<Expr>,
     /// The calls; columns are indexes into `exprs`.
     pub calls: Vec<AggregateCall>,
+    /// The calls as the user writes them.
+    pub shown: Vec<String>,
 }
 
 impl Calls {
-    fn collect(builder: &Builder<'_>, aggregates: &[Expr]) -> Result<Self> {
+    fn collect(builder: &Builder<'_>, input: &Stream, aggregates: &[Expr]) -> Result<Self> {
         let mut exprs: Vec<Expr> = Vec::new();
         let mut calls = Vec::new();
         for aggregate in aggregates {
@@ -650,7 +670,18 @@ impl Calls {
                 output,
             });
         }
-        Ok(Self { exprs, calls })
+        let shown = aggregates.iter().map(|aggregate| spell(aggregate, input.names())).collect();
+        Ok(Self { exprs, calls, shown })
+    }
+
+    /// Whether each call keeps no more than a fixed number of values of a group: not each different value.
+    pub(super) fn are_of_fixed_size(&self, append_only: bool) -> bool {
+        use AggregateFunction as F;
+        self.calls.iter().all(|call| match call.function {
+            F::ArrayAgg | F::StringAgg => false,
+            F::Min | F::Max | F::FirstValue | F::LastValue | F::ArgMin | F::ArgMax => append_only,
+            _ => !call.distinct,
+        })
     }
 
     /// The calls over an input whose columns `offset..` are `exprs`, with their result types.
@@ -688,6 +719,11 @@ pub(super) fn with_types(schema: &DFSchemaRef, real: &Schema) -> Result<DFSchema
 }
 
 /// What an aggregation forgets, in words.
-pub(super) fn keys_bound(names: &[String]) -> StateBound {
-    StateBound::Keys(if names.is_empty() { "one row".into() } else { format!("one entry for each ({})", names.join(", ")) })
+pub(super) fn keys_bound(names: &[String], is_of_fixed_size: bool) -> StateBound {
+    match (names, is_of_fixed_size) {
+        ([], true) => StateBound::Fixed("one row".into()),
+        ([], false) => StateBound::Keys("every different value of its arguments".into()),
+        (_, true) => StateBound::Keys(format!("one entry for each ({})", names.join(", "))),
+        (_, false) => StateBound::Keys(format!("every different value for each ({})", names.join(", "))),
+    }
 }

@@ -8,8 +8,9 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, Result, ScalarValue, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, Operator};
 use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::sharing::share;
@@ -79,9 +80,19 @@ fn bind_time(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     .map(|t| t.data)
 }
 
-/// Compiles one expression over columns.
+/// Compiles one expression over columns. Sums, differences and products of integers that don't fit their type are errors.
 pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
-    create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+    let compiled = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
+    // DataFusion's own arithmetic wraps, unless it is told not to.
+    let checked = compiled.transform_up(|part| {
+        let Some(binary) = part.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(part)) };
+        let is_arithmetic = matches!(binary.op(), Operator::Plus | Operator::Minus | Operator::Multiply);
+        if !is_arithmetic || !part.data_type(schema.as_arrow())?.is_integer() {
+            return Ok(Transformed::no(part));
+        }
+        Ok(Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>))
+    })?;
+    Ok(checked.data)
 }
 
 /// Compiles `steps` over `input` into a chain whose output has exactly the columns of the last step.

@@ -137,3 +137,19 @@ fn plan_error(text: &str) -> Diagnostic {
     let line = line.trim_start_matches("Error during planning: ").to_owned();
     Diagnostic::new(code, if line.is_empty() { "the planner gave no reason".into() } else { line })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn what_has_no_code_of_its_own_is_a_gap_of_ours() {
+        let statement = Span { start: 3, end: 9 };
+        let told = diagnose(&DataFusionError::Plan("something that nobody has seen before".into()), statement);
+        assert_eq!((told.code, told.span), (Code::Datafusion, Some(statement)));
+        let known = diagnose(&DataFusionError::Plan("Invalid function 'frob'.\nDid you mean 'floor'?".into()), statement);
+        assert_eq!(known.code, Code::UnknownFunction);
+        assert_eq!(known.message, "Invalid function 'frob'");
+    }
+}

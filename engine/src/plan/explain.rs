@@ -2,11 +2,15 @@
 
 use std::fmt::Write as _;
 
+use arrow::datatypes::Schema;
 use serde::Serialize;
 
-use super::compile::LogicalStep;
 use super::stream::{ChangeKind, StateBound};
 use crate::runtime::graph::{Graph, Route};
+use crate::sql::types::sql_name;
+
+/// The longest line in a box of the DOT form; a picture is no place for more.
+const DOT_CHARACTERS_MAX: usize = 80;
 
 /// In which form a plan is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,7 @@ pub(super) struct NodeInfo {
     pub time: Option<String>,
     pub state: Option<String>,
     pub bound: StateBound,
+    pub shown: Vec<String>,
 }
 
 impl NodeInfo {
@@ -43,6 +48,7 @@ impl NodeInfo {
             time: None,
             state: None,
             bound: StateBound::None,
+            shown: Vec::new(),
         }
     }
 
@@ -77,24 +83,26 @@ impl NodeInfo {
         self
     }
 
-    pub(super) fn steps(mut self, steps: &[LogicalStep]) -> Self {
-        for step in steps {
-            match step {
-                LogicalStep::Filter(predicate) => self.details.push(format!("filter {predicate}")),
-                LogicalStep::Project(exprs, _) => {
-                    self.details
-                        .push(format!("project {}", exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
-                }
-                LogicalStep::Rename(_) => {}
-            }
-        }
+    /// What its steps do, a line each.
+    pub(super) fn notes(mut self, notes: &[String]) -> Self {
+        self.details.extend(notes.iter().cloned());
         self
+    }
+
+    /// What its output columns are called, where that is not their name.
+    pub(super) fn shown(mut self, shown: &[String]) -> Self {
+        self.shown = shown.to_vec();
+        self
+    }
+
+    fn column(&self, at: usize, schema: &Schema) -> String {
+        self.shown.get(at).cloned().unwrap_or_else(|| schema.field(at).name().clone())
     }
 
     fn bound_text(&self) -> String {
         match &self.bound {
             StateBound::None => "none".into(),
-            StateBound::Watermark(how) => format!("bounded: {how}"),
+            StateBound::Watermark(how) | StateBound::Fixed(how) => format!("bounded: {how}"),
             StateBound::Keys(how) => format!("unbounded: {how}"),
         }
     }
@@ -137,14 +145,15 @@ fn changelog(kind: ChangeKind) -> &'static str {
     }
 }
 
-fn route(graph: &Graph, node: usize, input: usize) -> String {
+fn route(graph: &Graph, infos: &[NodeInfo], node: usize, input: usize) -> String {
     let edge = &graph.nodes[node].inputs[input];
-    let from = &graph.nodes[edge.from.0 as usize].schema;
+    let from = edge.from.0 as usize;
     match &edge.route {
         Route::Local => "local".into(),
         Route::Single => "single core".into(),
         Route::Hash(columns) => {
-            let names: Vec<&str> = columns.iter().map(|c| from.field(*c).name().as_str()).collect();
+            // Late and rejected rows have columns of their own, and never cross by key.
+            let names: Vec<String> = columns.iter().map(|c| infos[from].column(*c, &graph.nodes[from].schema)).collect();
             format!("hash({})", names.join(", "))
         }
     }
@@ -208,7 +217,7 @@ fn tree(graph: &Graph, infos: &[NodeInfo], at: usize, depth: usize, arrived: &st
     for (i, input) in graph.nodes[at].inputs.iter().enumerate() {
         let how = match &input.route {
             Route::Local => port(input.port).to_owned(),
-            _ => format!("  ⇐ exchange {}{}", route(graph, at, i), port(input.port)),
+            _ => format!("  ⇐ exchange {}{}", route(graph, infos, at, i), port(input.port)),
         };
         tree(graph, infos, input.from.0 as usize, depth + 1, &how, seen, out);
     }
@@ -228,7 +237,7 @@ fn json(graph: &Graph, infos: &[NodeInfo]) -> String {
                 .inputs
                 .iter()
                 .enumerate()
-                .map(|(i, input)| JsonInput { from: input.from.0, port: input.port, exchange: route(graph, at, i) })
+                .map(|(i, input)| JsonInput { from: input.from.0, port: input.port, exchange: route(graph, infos, at, i) })
                 .collect(),
             changelog: changelog(info.changes),
             keys: &info.keys,
@@ -241,7 +250,12 @@ fn json(graph: &Graph, infos: &[NodeInfo]) -> String {
                 .schema
                 .fields()
                 .iter()
-                .map(|f| JsonColumn { name: f.name().clone(), r#type: f.data_type().to_string(), nullable: f.is_nullable() })
+                .enumerate()
+                .map(|(column, f)| JsonColumn {
+                    name: info.column(column, &node.schema),
+                    r#type: sql_name(f),
+                    nullable: f.is_nullable(),
+                })
                 .collect(),
         })
         .collect();
@@ -253,9 +267,14 @@ fn dot(graph: &Graph, infos: &[NodeInfo]) -> String {
     let mut out = String::from("digraph job {\n  rankdir=BT;\n  node [shape=box, fontname=\"monospace\", fontsize=10];\n");
     for (node, info) in graph.nodes.iter().zip(infos) {
         let mut label = format!("{}\\n{}", quote(&info.name), changelog(info.changes));
-        for detail in info.details.iter().chain(&info.state) {
-            let short: String = detail.chars().take(80).collect();
-            let _ = write!(label, "\\n{}", quote(&short));
+        let labelled = |label: &str, text: &str| format!("{label}: {text}");
+        let keys = (!info.keys.is_empty()).then(|| labelled("keys", &info.keys.join(", ")));
+        let time = info.time.as_ref().map(|time| labelled("time", time));
+        let state = info.state.as_ref().map(|state| labelled("state", &format!("{state}; {}", info.bound_text())));
+        for detail in info.details.iter().cloned().chain(keys).chain(time).chain(state) {
+            let short: String = detail.chars().take(DOT_CHARACTERS_MAX).collect();
+            let more = if short.len() < detail.len() { "…" } else { "" };
+            let _ = write!(label, "\\n{}{more}", quote(&short));
         }
         let _ = writeln!(out, "  n{} [label=\"{label}\"];", node.id);
     }
@@ -266,7 +285,7 @@ fn dot(graph: &Graph, infos: &[NodeInfo]) -> String {
                 "  n{} -> n{} [label=\"{}{}\"];",
                 input.from,
                 node.id,
-                quote(&route(graph, at, i)),
+                quote(&route(graph, infos, at, i)),
                 port(input.port)
             );
         }

@@ -10,6 +10,7 @@ use super::build::{Builder, Calls, keys_bound, with_types};
 use super::emission::{Emission, EmissionMode};
 use super::explain::NodeInfo;
 use super::settings::AggregatePhases;
+use super::spelling::spell;
 use super::stream::{ChangeKind, Stream, TimeRole, plain_column};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::NodeId;
@@ -30,7 +31,9 @@ pub(super) fn aggregate(
     let exprs: Vec<Expr> = keys.iter().chain(&calls.exprs).cloned().collect();
     let names: Vec<String> =
         (0..keys.len()).map(|i| format!("__key{i}")).chain((0..calls.exprs.len()).map(|i| format!("__arg{i}"))).collect();
-    let descriptions: Vec<String> = calls.calls.iter().map(|c| c.output.name().clone()).collect();
+    let descriptions = calls.shown.clone();
+    let key_names: Vec<String> = keys.iter().map(|key| spell(key, input.names())).collect();
+    let is_of_fixed_size = calls.are_of_fixed_size(kind == ChangeKind::Append);
     let placed = builder.columns(input, exprs, &names)?;
     let columns: SchemaRef = Arc::new(placed.base.as_arrow().clone());
     let roles: Vec<TimeRole> = placed.roles[..keys.len()].to_vec();
@@ -43,18 +46,19 @@ pub(super) fn aggregate(
     plan.check().map_err(|e| e.at(builder.statement))?;
     let changes = if plan.emits_append_only() { ChangeKind::Append } else { ChangeKind::Retract };
     let output = plan.output_schema();
-    let key_names: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let route = if keys.is_empty() { Route::Single } else { Route::Hash((0..keys.len()).collect()) };
     let label = if descriptions.is_empty() { "Distinct" } else { "GroupAggregate" };
     let mut info = NodeInfo::new(label).kind(changes).keys(key_names.clone()).state(
         if descriptions.is_empty() { "the keys seen".to_owned() } else { "a group's accumulators".to_owned() },
-        keys_bound(&key_names),
+        keys_bound(&key_names, is_of_fixed_size),
     );
+    let shown: Vec<String> = key_names.iter().chain(&descriptions).cloned().collect();
+    info = info.shown(&shown);
     if !descriptions.is_empty() {
         info = info.detail(descriptions.join(", "));
     }
     let node = if splits(builder, &plan, keys)? {
-        two_phases(builder, &placed, &plan, &output, info)?
+        two_phases(builder, &placed, &plan, &output, info, &key_names)?
     } else {
         let node = NodeId(builder.graph.nodes.len() as u32);
         let factory: OperatorFactory =
@@ -69,6 +73,7 @@ pub(super) fn aggregate(
     all_roles.resize(base.fields().len(), TimeRole::None);
     let mut stream = Stream::behind(node, base, all_roles, changes, has_watermark);
     stream.unique_keys = vec![(0..keys.len()).collect()];
+    stream.shown = shown;
     Ok(stream)
 }
 
@@ -91,6 +96,7 @@ fn two_phases(
     plan: &GroupPlan,
     output: &SchemaRef,
     info: NodeInfo,
+    key_names: &[String],
 ) -> Result<NodeId> {
     let partial = plan.partial_schema()?;
     let mut edges = Vec::new();
@@ -107,9 +113,9 @@ fn two_phases(
         let node = NodeId(builder.graph.nodes.len() as u32);
         let make = phase.factory;
         let factory: OperatorFactory = Arc::new(move |core| make(node, core));
-        let mut info = NodeInfo::new(phase.kind).kind(info.changes).detail("first phase");
+        let mut info = NodeInfo::new(phase.kind).kind(info.changes).detail("first phase").shown(key_names);
         if phase.kind == "DistinctCount" {
-            info = info.state("the different values of each group", keys_bound(&["group".to_owned(), "value".to_owned()]));
+            info = info.state("the different values of each group", keys_bound(key_names, false));
         }
         let node = builder.operator(phase.kind, factory, vec![from], partial.clone(), info);
         edges.push(Input { from: node, port: PORT_MAIN, route: plan.merging_route() });

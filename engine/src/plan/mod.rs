@@ -9,6 +9,7 @@
 
 mod build;
 mod compile;
+mod declared_length;
 mod diagnose;
 mod emission;
 mod explain;
@@ -22,6 +23,7 @@ mod settings;
 mod sharing;
 mod sink;
 mod source;
+mod spelling;
 mod statements;
 mod stream;
 mod usage;
@@ -41,7 +43,7 @@ use crate::operators::materialize::ViewHandle;
 use crate::runtime::graph::Graph;
 
 pub use explain::ExplainFormat;
-pub use settings::{AggregatePhases, OnError, SETTINGS, Settings};
+pub use settings::{AggregatePhases, LengthPolicy, OnError, SETTINGS, Settings};
 pub use view_query::ViewQuery;
 
 /// What a job is planned with, beside its SQL.

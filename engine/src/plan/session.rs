@@ -118,9 +118,19 @@ impl Session {
         self.relations.remove(name);
     }
 
-    /// `CREATE FUNCTION name AS …`: another name for a built-in.
-    pub(super) fn name_function(&mut self, name: &str, builtin: &str) {
-        self.function_names.insert(name.to_ascii_lowercase(), builtin.to_owned());
+    /// `CREATE FUNCTION name AS …`: another name for a built-in. Gives what the name meant, if it was given before.
+    pub(super) fn name_function(&mut self, name: &str, builtin: &str) -> Option<String> {
+        self.function_names.insert(name.to_ascii_lowercase(), builtin.to_owned())
+    }
+
+    /// `DROP FUNCTION name`: whether the name was given by CREATE FUNCTION.
+    pub(super) fn unname_function(&mut self, name: &str) -> bool {
+        self.function_names.remove(&name.to_ascii_lowercase()).is_some()
+    }
+
+    /// Whether CREATE FUNCTION has given the name.
+    pub(super) fn has_named_function(&self, name: &str) -> bool {
+        self.function_names.contains_key(&name.to_ascii_lowercase())
     }
 
     fn relation(&self, name: &TableReference) -> Result<&Relation> {

@@ -59,6 +59,13 @@ pub const SETTINGS: &[OptionSpec] = &[
         doc: "Refuse a plan with a node whose state nothing bounds.",
     },
     OptionSpec {
+        key: "table.exec.sink.type-length-enforcer",
+        kind: OptionType::Choice(&["error", "trim_pad", "ignore"]),
+        default: Some("error"),
+        required: false,
+        doc: "What becomes of a value that is longer than its column's VARCHAR(n), CHAR(n), VARBINARY(n) or BINARY(n). error: it is a bad row, of sources as of sinks; trim_pad: sinks cut it, and fill CHAR and BINARY up; ignore: it stays as it is, Flink's default.",
+    },
+    OptionSpec {
         key: "time.max_future",
         kind: OptionType::Duration,
         default: None,
@@ -84,6 +91,20 @@ pub struct Settings {
     pub require_bound: bool,
     /// `time.max_future`, µs.
     pub max_future_us: Option<i64>,
+    /// `table.exec.sink.type-length-enforcer`.
+    pub lengths: LengthPolicy,
+}
+
+/// What becomes of a value that is longer than its column's declared length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LengthPolicy {
+    /// It is a bad row.
+    #[default]
+    Error,
+    /// Sinks cut it, and fill fixed lengths up.
+    TrimPad,
+    /// It stays as it is.
+    Ignore,
 }
 
 impl Default for Settings {
@@ -96,6 +117,7 @@ impl Default for Settings {
             projects_sources: true,
             require_bound: false,
             max_future_us: None,
+            lengths: LengthPolicy::Error,
         }
     }
 }
@@ -122,6 +144,16 @@ pub enum OnError {
     Skip,
     /// Counted and sent to a sink.
     DeadLetter(String),
+}
+
+impl std::fmt::Display for OnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fail => f.write_str("fail"),
+            Self::Skip => f.write_str("skip"),
+            Self::DeadLetter(sink) => write!(f, "dead_letter({sink})"),
+        }
+    }
 }
 
 impl OnError {
@@ -199,6 +231,14 @@ impl Settings {
                     _ => return Err(wrong("auto, one or two")),
                 }
             }
+            "table.exec.sink.type-length-enforcer" => {
+                self.lengths = match value.to_ascii_lowercase().as_str() {
+                    "error" => LengthPolicy::Error,
+                    "trim_pad" => LengthPolicy::TrimPad,
+                    "ignore" => LengthPolicy::Ignore,
+                    _ => return Err(wrong("error, trim_pad or ignore")),
+                }
+            }
             "source.project" | "state.require_bound" => {
                 let on = match value.to_ascii_lowercase().as_str() {
                     "true" => true,
@@ -227,7 +267,9 @@ mod tests {
 
     #[test]
     fn each_listed_key_is_taken_and_no_other() {
-        for (spec, value) in SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "two", "false", "true", "1 d"]) {
+        for (spec, value) in
+            SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "two", "false", "true", "trim_pad", "1 d"])
+        {
             Settings::default().set(spec.key, value, None).unwrap();
             let error = Settings::default().set(spec.key, "nonsense(", None).unwrap_err();
             assert_eq!(error.code, Code::InvalidConfig, "{}", spec.key);

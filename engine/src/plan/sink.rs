@@ -22,6 +22,7 @@ use crate::operators::aggregate::TableIds;
 use crate::operators::emit::{EmitAfterWatermark, EmitEvery};
 use crate::operators::{Operator, PORT_LATE, PORT_MAIN};
 use crate::runtime::graph::{Input, OperatorFactory, Role, Route, SinkSpec};
+use crate::sql::types::DeclaredLength;
 
 /// What a sink takes.
 pub(super) struct Target {
@@ -31,6 +32,8 @@ pub(super) struct Target {
     pub schema: SchemaRef,
     /// Its declared key, by index; empty without one.
     pub primary_key: Vec<usize>,
+    /// The lengths that its columns declare, one for each; empty when none does.
+    pub lengths: Vec<Option<DeclaredLength>>,
     /// The connector's sink.
     pub sink: SinkRef,
     /// What is told of it.
@@ -82,7 +85,8 @@ impl Target {
             options: &def.options,
         };
         let sink = make(&table).map_err(|e| in_table(e, &def.name, def.span))?;
-        Ok(Self { name: def.name.clone(), schema, primary_key, sink, connector: spec.name.to_owned() })
+        let lengths = kept.iter().map(|at| def.columns[*at].length).collect();
+        Ok(Self { name: def.name.clone(), schema, primary_key, lengths, sink, connector: spec.name.to_owned() })
     }
 }
 
@@ -99,7 +103,8 @@ pub(super) fn emit(builder: &mut Builder<'_>, stream: Stream, emission: &Emissio
             });
             let info = NodeInfo::new("EmitEvery")
                 .kind(placed.kind)
-                .detail(format!("every {} ms of epoch time", interval_us / 1000))
+                .detail(format!("every {} of epoch time", crate::sql::interval::literal(0, 0, interval_us)))
+                .shown(&placed.shown)
                 .state("net changes since the last emission", StateBound::Watermark("emptied at each emission".into()));
             behind(builder, "EmitEvery", factory, placed, &schema, info)
         }
@@ -121,10 +126,14 @@ pub(super) fn emit(builder: &mut Builder<'_>, stream: Stream, emission: &Emissio
             let factory: OperatorFactory = Arc::new(move |core| {
                 Ok(Box::new(EmitAfterWatermark::new(&columns, time, TableIds::of(node, core).next())?) as Box<dyn Operator>)
             });
-            let info = NodeInfo::new("EmitAfterWatermark").kind(placed.kind).time(schema.field(time).name().clone()).state(
-                "rows that the watermark has not passed",
-                StateBound::Watermark("released as the watermark passes".into()),
-            );
+            let info = NodeInfo::new("EmitAfterWatermark")
+                .kind(placed.kind)
+                .shown(&placed.shown)
+                .time(placed.shown[time].clone())
+                .state(
+                    "rows that the watermark has not passed",
+                    StateBound::Watermark("released as the watermark passes".into()),
+                );
             behind(builder, "EmitAfterWatermark", factory, placed, &schema, info)
         }
         _ => Ok(stream),
@@ -194,6 +203,12 @@ pub(super) fn fit(builder: &mut Builder<'_>, stream: Stream, target: &Target, co
             is_identity = false;
             Expr::Cast(Cast::new(Box::new(column), field.data_type().clone()))
         };
+        if let Some(length) = target.lengths.get(at).copied().flatten() {
+            let name = format!("{}.{}", target.name, field.name());
+            let fitted = super::declared_length::of_sink(expr.clone(), length, builder.lengths, &name);
+            is_identity &= fitted == expr;
+            expr = fitted;
+        }
         if !field.is_nullable() && have.is_nullable() {
             expr = super::not_null::guard(expr, &format!("{}.{}", target.name, field.name()));
             is_identity = false;
@@ -257,7 +272,12 @@ pub(super) fn write(
                 ChangelogMode::Retract => "inserts, updates before and after, deletes",
             }
         ))
-        .detail(format!("emission: {}", emission.mode.sql()));
+        .detail(match (emission.mode, placed.kind) {
+            (EmissionMode::Default, ChangeKind::Append) => "each row once (default)".to_owned(),
+            (EmissionMode::Default, ChangeKind::Retract) => "EMIT CHANGES (default)".to_owned(),
+            (EmissionMode::Every(us), _) => format!("EMIT EVERY {}", crate::sql::interval::literal(0, 0, us)),
+            (mode, _) => mode.sql().to_owned(),
+        });
     let edge = Input { from: placed.node, port: placed.port, route };
     let role = Role::Sink(SinkSpec { sink: target.sink.clone(), mode, key });
     let base = placed.base.as_arrow().clone();

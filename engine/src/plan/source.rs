@@ -11,12 +11,14 @@ use datafusion::sql::planner::{PlannerContext, SqlToRel};
 
 use super::build::Builder;
 use super::compile::{LogicalStep, compile, physical, references, unqualified};
+use super::declared_length::of_source;
 use super::diagnose::diagnose;
 use super::explain::NodeInfo;
 use super::names::with_spelling;
 use super::optimizer::analyze;
 use super::session::Session;
-use super::settings::OnError;
+use super::settings::{LengthPolicy, OnError};
+use super::spelling::{Names, own_names, spell};
 use super::stream::{ChangeKind, Stream, TimeRole};
 use super::usage::{ColumnUsage, TableUsage};
 use crate::catalog::{ColumnSource, TableDef};
@@ -229,10 +231,21 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str) -> Result<Stream> {
         .iter()
         .map(|at| match &planned.computed[*at] {
             Some(expr) => expr.clone().alias(planned.schema.field(*at).name()),
-            None => Expr::Column(Column::new_unqualified(planned.schema.field(*at).name())),
+            None => {
+                let name = planned.schema.field(*at).name();
+                let column = Expr::Column(Column::new_unqualified(name));
+                match planned.def.columns[*at].length {
+                    Some(length) if builder.lengths == LengthPolicy::Error => {
+                        of_source(column, length, builder.lengths, &format!("{}.{name}", planned.def.name)).alias(name)
+                    }
+                    _ => column,
+                }
+            }
         })
         .collect();
-    let is_identity = wanted.len() == source_schema.fields().len() && wanted.iter().zip(&read).all(|(w, (r, _))| w == r);
+    let has_lengths = builder.lengths == LengthPolicy::Error && wanted.iter().any(|at| planned.def.columns[*at].length.is_some());
+    let is_identity =
+        !has_lengths && wanted.len() == source_schema.fields().len() && wanted.iter().zip(&read).all(|(w, (r, _))| w == r);
     let (chain, schema) = if is_identity {
         (None, source.schema())
     } else {
@@ -259,7 +272,10 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str) -> Result<Stream> {
         Some((time, expr)) => {
             let at = wanted.iter().position(|w| w == time).unwrap_or_default();
             roles[at] = TimeRole::Event;
-            info = info.time(format!("{} (watermark {expr})", planned.schema.field(*time).name()));
+            let all = unqualified(&planned.schema).map_err(|e| diagnose(&e, span))?;
+            let own = own_names(&all);
+            let spelled = spell(expr, Names { schema: &all, shown: &own });
+            info = info.time(format!("{} (watermark {spelled})", planned.schema.field(*time).name()));
             let option = |key| planned.def.options.duration(key).map_err(|e| in_table(e, name, span));
             let micros = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
             let drift_group = planned.def.options.text("scan.watermark.alignment.group").map(str::to_owned);
@@ -292,12 +308,13 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str) -> Result<Stream> {
     if chain.is_some() {
         for (at, column) in wanted.iter().enumerate() {
             if let Some(expr) = &planned.computed[*column] {
-                info = info.detail(format!("{} AS {expr}", out.field(at).name()));
+                let own = own_names(&base);
+                info = info.detail(format!("{} AS {}", out.field(at).name(), spell(expr, Names { schema: &base, shown: &own })));
             }
         }
     }
     if let Some(on_error) = &planned.on_error {
-        info = info.detail(format!("on_error {on_error:?}"));
+        info = info.detail(format!("on_error {on_error}"));
     }
     let policy = planned.on_error.as_ref().map(OnError::policy);
     let node = builder.add(name, Role::Source(SourceSpec { source, chain, watermark }), Vec::new(), schema, info);

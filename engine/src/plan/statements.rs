@@ -16,7 +16,7 @@ use super::field_names::name_fields;
 use super::names::with_spelling;
 use super::optimizer::optimize;
 use super::session::{Leaf, LeafKind, Relation, Session};
-use super::settings::{OnError, Settings};
+use super::settings::{LengthPolicy, OnError, Settings};
 use super::sink::{self, Target};
 use super::source::{PlannedTable, Tables};
 use super::stream::{ChangeKind, StateBound};
@@ -30,7 +30,7 @@ use crate::operators::Operator;
 use crate::operators::aggregate::TableIds;
 use crate::operators::materialize::{Materialize, ViewHandle};
 use crate::runtime::graph::{Input, OperatorFactory, Route};
-use crate::sql::ast::{CreateSink, CreateView, Emit, Explain, Insert, Statement, StatementKind, StreamQuery, ViewKind};
+use crate::sql::ast::{CreateSink, CreateView, DropKind, Emit, Explain, Insert, Statement, StatementKind, StreamQuery, ViewKind};
 use crate::sql::{self};
 
 /// What becomes of a query's rows.
@@ -66,14 +66,20 @@ struct Planner<'o> {
     explains: Vec<(Vec<Output>, ExplainFormat)>,
     texts: Vec<String>,
     errors: Vec<Diagnostic>,
+    /// Names whose definitions were refused: that they are missing elsewhere is no second error.
+    broken: Vec<String>,
 }
 
 pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnostics> {
-    let mut script = sql::parse(text, &options.variables)?;
+    let mut parsed = sql::parse_partial(text, &options.variables);
+    if !parsed.is_whole {
+        return Err(Diagnostics(parsed.errors));
+    }
     let unknown: Vec<_> =
-        script.statements.iter_mut().flat_map(|statement| resolve_secrets(statement, &options.secrets)).collect();
+        parsed.script.statements.iter_mut().flat_map(|statement| resolve_secrets(statement, &options.secrets)).collect();
     if !unknown.is_empty() {
-        return Err(Diagnostics(unknown));
+        parsed.errors.extend(unknown);
+        return Err(Diagnostics(parsed.errors));
     }
     let settings = Settings::from_config(&options.config).map_err(Diagnostics)?;
     let whole = Span { start: 0, end: text.len() };
@@ -88,12 +94,14 @@ pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnos
         outputs: Vec::new(),
         explains: Vec::new(),
         texts: Vec::new(),
-        errors: Vec::new(),
+        errors: parsed.errors,
+        broken: parsed.broken,
     };
-    for statement in &script.statements {
+    for statement in &parsed.script.statements {
         if let Err(error) = planner.statement(statement) {
             let place = error.span.unwrap_or(statement.span);
-            planner.errors.push(error.at(place));
+            planner.reject(error.at(place));
+            planner.broken.extend(defined_name(&statement.kind));
         }
     }
     planner.finish(whole)
@@ -109,11 +117,47 @@ fn resolve_secrets(statement: &mut Statement, secrets: &Secrets) -> Vec<Diagnost
     }
 }
 
+/// The name that a statement would define.
+fn defined_name(kind: &StatementKind) -> Option<String> {
+    let name = match kind {
+        StatementKind::CreateTable(create) => &create.name,
+        StatementKind::CreateView(create) => &create.name,
+        StatementKind::CreateSink(create) => &create.name,
+        StatementKind::CreateFunction(create) => &create.name,
+        _ => return None,
+    };
+    Some(sql::names::last(name))
+}
+
 impl Planner<'_> {
+    /// Keeps an error, unless it only follows from another.
+    fn reject(&mut self, error: Diagnostic) {
+        let message = error.message.to_lowercase().replace('\'', "`");
+        let follows = matches!(error.code, Code::UnknownTable | Code::UnknownFunction)
+            && self.broken.iter().any(|name| message.contains(&format!("`{}`", name.to_lowercase())));
+        if !follows {
+            self.errors.push(error);
+        }
+    }
+
     fn statement(&mut self, statement: &Statement) -> Result<()> {
         match &statement.kind {
             StatementKind::CreateTable(create) => {
                 let Some(def) = self.catalog.create_table(create)? else { return Ok(()) };
+                if self.settings.lengths != LengthPolicy::Ignore
+                    && let Some(column) = def.columns.iter().find(|column| column.has_length_inside)
+                {
+                    return Err(Diagnostic::new(
+                        Code::Unsupported,
+                        format!(
+                            "column `{}` of `{}`: a length inside a ROW, ARRAY or MAP can't be kept",
+                            column.field.name(),
+                            def.name
+                        ),
+                    )
+                    .at(column.span)
+                    .hint("write STRING or BYTES there, or SET 'table.exec.sink.type-length-enforcer' = 'ignore' before"));
+                }
                 let planned = PlannedTable::new(&self.session, def.clone())?;
                 if def.options.text("connector").is_some() {
                     super::source::connector_of(&planned.def)?;
@@ -126,7 +170,18 @@ impl Planner<'_> {
             StatementKind::CreateSink(create) => self.create_sink(create, statement.span),
             StatementKind::CreateView(create) => self.create_view(create, statement.span),
             StatementKind::CreateFunction(create) => {
-                self.session.name_function(&sql::names::last(&create.name), create.builtin);
+                let name = sql::names::last(&create.name);
+                if self.session.has_named_function(&name) {
+                    if create.if_not_exists {
+                        return Ok(());
+                    }
+                    if !create.or_replace {
+                        return Err(Diagnostic::new(Code::DuplicateName, format!("there is a function `{name}` already"))
+                            .at(sql::names::span(&create.name))
+                            .hint("choose another name, or write CREATE OR REPLACE FUNCTION"));
+                    }
+                }
+                self.session.name_function(&name, create.builtin);
                 Ok(())
             }
             StatementKind::Insert(insert) => {
@@ -140,7 +195,7 @@ impl Planner<'_> {
                         Ok(output) => self.outputs.push(output),
                         Err(error) => {
                             let place = error.span.unwrap_or(insert.span);
-                            self.errors.push(error.at(place));
+                            self.reject(error.at(place));
                         }
                     }
                 }
@@ -153,6 +208,18 @@ impl Planner<'_> {
             }
             StatementKind::Set(set) => self.settings.set(&set.key, &set.value, Some(set.key_span)),
             StatementKind::Reset(key) => self.reset(key.as_ref()),
+            StatementKind::Drop(drop) if drop.kind == DropKind::Function => {
+                let name = sql::names::last(&drop.name);
+                if !self.session.unname_function(&name) && !drop.if_exists {
+                    return Err(Diagnostic::new(
+                        Code::UnknownFunction,
+                        format!("CREATE FUNCTION has not made a function `{name}`"),
+                    )
+                    .at(sql::names::span(&drop.name))
+                    .hint("built-in functions can't be dropped; DROP FUNCTION IF EXISTS passes over a name that is not there"));
+                }
+                Ok(())
+            }
             StatementKind::Drop(drop) => {
                 if let Some(name) = self.catalog.drop(drop)? {
                     self.session.forget(&name);
@@ -307,14 +374,14 @@ impl Planner<'_> {
             all.extend(outputs);
             match self.assemble(&all, whole) {
                 Ok(done) => self.texts.push(render(&done.graph, &done.infos, format)),
-                Err(errors) => self.errors.extend(errors),
+                Err(errors) => errors.into_iter().for_each(|error| self.reject(error)),
             }
         }
         let outputs = std::mem::take(&mut self.outputs);
         let done = match self.assemble(&outputs, whole) {
             Ok(done) => Some(done),
             Err(errors) => {
-                self.errors.extend(errors);
+                errors.into_iter().for_each(|error| self.reject(error));
                 None
             }
         };
@@ -333,7 +400,16 @@ impl Planner<'_> {
                 texts: self.texts,
                 infos: done.infos,
             }),
-            _ => Err(Diagnostics(self.errors)),
+            _ => {
+                let mut errors = self.errors;
+                if errors.is_empty() {
+                    // Every error only followed from another, which then is not there: never silent.
+                    errors.push(Diagnostic::new(Code::Internal, "the job can't be planned").at(whole));
+                }
+                errors.sort_by_key(|error| error.span.map_or(usize::MAX, |span| span.start));
+                errors.dedup();
+                Err(Diagnostics(errors))
+            }
         }
     }
 
@@ -353,6 +429,7 @@ impl Planner<'_> {
         let mut builder = Builder::new(tables, self.settings.on_error.policy(), self.options.cores.max(1));
         builder.allowed_future_us = self.settings.max_future_us;
         builder.phases = self.settings.phases;
+        builder.lengths = self.settings.lengths;
         let mut done = Assembled::default();
         let mut errors = Vec::new();
         let mut sinks: HashMap<String, Target> = HashMap::new();
@@ -455,6 +532,7 @@ impl Planner<'_> {
                     name: format!("result{number}"),
                     schema,
                     primary_key: Vec::new(),
+                    lengths: Vec::new(),
                     sink,
                     connector: connector.to_owned(),
                 };
@@ -616,7 +694,14 @@ fn own_columns(name: &str, options: &Options, key: &[usize], span: Span, stream:
     if let Err(mut unknown) = options.finish(&known) {
         return Err(super::source::in_table(unknown.remove(0), name, span));
     }
-    Ok(Target { name: name.to_owned(), schema, primary_key: key.to_vec(), sink, connector: spec.name.to_owned() })
+    Ok(Target {
+        name: name.to_owned(),
+        schema,
+        primary_key: key.to_vec(),
+        lengths: Vec::new(),
+        sink,
+        connector: spec.name.to_owned(),
+    })
 }
 
 fn print_sink(schema: &SchemaRef, span: Span) -> Result<SinkRef> {

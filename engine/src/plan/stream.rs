@@ -4,6 +4,7 @@ use datafusion::common::{DFSchemaRef, Result};
 use datafusion::logical_expr::Expr;
 
 use super::compile::{self, LogicalStep};
+use super::spelling::{Names, own_names, spell};
 use crate::ids::NodeId;
 use crate::operators::Port;
 use crate::operators::window::WindowSpec;
@@ -58,6 +59,8 @@ pub(super) enum StateBound {
     None,
     /// The watermark lets it forget.
     Watermark(String),
+    /// So much, whatever comes.
+    Fixed(String),
     /// One entry for each group: bounded only if the keys are.
     Keys(String),
 }
@@ -75,6 +78,9 @@ pub(super) struct PendingWindow {
     pub time: usize,
     /// The columns behind the window: `input`'s, then start, end and time.
     pub output: DFSchemaRef,
+    /// What `before` does, in words, and what the columns of `input` are called.
+    pub notes: Vec<String>,
+    pub shown: Vec<String>,
 }
 
 /// A place in the plan that further nodes read.
@@ -99,12 +105,17 @@ pub(super) struct Stream {
     pub has_watermark: bool,
     /// Sets of columns of `schema` that name a row.
     pub unique_keys: Vec<Vec<usize>>,
+    /// What the columns of `schema` are called in EXPLAIN: their names, or the expressions of those that the user gave none.
+    pub shown: Vec<String>,
+    /// What `steps` do, in words for EXPLAIN.
+    pub notes: Vec<String>,
 }
 
 impl Stream {
     /// A stream right behind a node.
     pub(super) fn behind(node: NodeId, schema: DFSchemaRef, roles: Vec<TimeRole>, kind: ChangeKind, has_watermark: bool) -> Self {
         debug_assert_eq!(schema.fields().len(), roles.len());
+        let shown = own_names(&schema);
         Self {
             node,
             port: crate::operators::PORT_MAIN,
@@ -116,11 +127,19 @@ impl Stream {
             kind,
             has_watermark,
             unique_keys: Vec::new(),
+            shown,
+            notes: Vec::new(),
         }
+    }
+
+    /// How expressions over its columns are shown.
+    pub(super) fn names(&self) -> Names<'_> {
+        Names { schema: &self.schema, shown: &self.shown }
     }
 
     /// The same rows through a filter.
     pub(super) fn filter(mut self, predicate: &Expr) -> Self {
+        self.notes.push(format!("filter {}", spell(predicate, self.names())));
         self.steps.push(LogicalStep::Filter(predicate.clone()));
         self
     }
@@ -144,6 +163,37 @@ impl Stream {
             .filter_map(|key| key.iter().map(|k| origin.iter().position(|o| *o == Some(*k))).collect())
             .collect();
         self.roles = roles;
+        let (mut shown, mut items, mut computes) = (Vec::new(), Vec::new(), false);
+        for (at, expr) in exprs.iter().enumerate() {
+            let spelled = spell(expr, self.names());
+            let name = schema.field(at).name();
+            let is_made = is_made(expr, name);
+            match origin[at] {
+                Some(_) if is_made || *name == spelled => {
+                    items.push(spelled.clone());
+                    shown.push(spelled);
+                }
+                None if is_made => {
+                    computes = true;
+                    items.push(spelled.clone());
+                    shown.push(spelled);
+                }
+                _ => {
+                    computes |= origin[at].is_none();
+                    items.push(format!("{spelled} AS {name}"));
+                    shown.push(name.clone());
+                }
+            }
+        }
+        // What the optimizer computes ahead stands inside what reads it.
+        let is_ahead = |at: &usize| {
+            let name = schema.field(*at).name();
+            origin[*at].is_some() || name.starts_with("__common_expr") || name.starts_with("__datafusion")
+        };
+        if computes && !(0..exprs.len()).all(|at| is_ahead(&at)) {
+            self.notes.push(format!("project {}", items.join(", ")));
+        }
+        self.shown = shown;
         self.schema = schema.clone();
         self.steps.push(LogicalStep::Project(exprs.to_vec(), schema.clone()));
         Ok(self)
@@ -164,4 +214,14 @@ pub(super) fn plain_column(expr: &Expr) -> Option<&datafusion::common::Column> {
         Expr::Alias(alias) => plain_column(&alias.expr),
         _ => None,
     }
+}
+
+/// Whether the name of a computed column is the planner's, or one that DataFusion made of the expression, and not the user's.
+fn is_made(expr: &Expr, name: &str) -> bool {
+    let unnamed = match expr {
+        Expr::Alias(alias) => alias.expr.as_ref(),
+        other => other,
+    };
+    // An optimizer rule that changes an expression keeps its old name: `count(Int64(1))`, `Boolean(NULL)`.
+    name.starts_with("__") || *name == unnamed.schema_name().to_string() || name.contains(['(', '[']) || name.contains(" AS ")
 }

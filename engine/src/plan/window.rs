@@ -11,6 +11,7 @@ use super::build::{Builder, Calls, with_types};
 use super::compile::{LogicalStep, column_at, compile, references};
 use super::emission::{Emission, EmissionMode};
 use super::explain::NodeInfo;
+use super::spelling::spell;
 use super::stream::{ChangeKind, PendingWindow, StateBound, Stream, TimeRole, WindowId, plain_column};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::NodeId;
@@ -80,10 +81,7 @@ pub(super) fn assign(builder: &mut Builder<'_>, placed: &Stream, window: &Pendin
     let schema = operator.schema().clone();
     let spec = window.spec;
     let factory: OperatorFactory = Arc::new(move |_| Ok(Box::new(WindowAssign::new(&input, time, spec)?) as Box<dyn Operator>));
-    let info = NodeInfo::new("WindowAssign")
-        .kind(placed.kind)
-        .detail(spec.to_string())
-        .time(placed.base.field(window.time).name().clone());
+    let info = NodeInfo::new("WindowAssign").kind(placed.kind).detail(spec.to_string()).time(window.shown[window.time].clone());
     let edge = Input { from: placed.node, port: placed.port, route: Route::Local };
     let node = builder.operator("WindowAssign", factory, vec![edge], schema.clone(), info);
     Ok((node, schema))
@@ -165,8 +163,9 @@ pub(super) fn aggregate(
     let mut names: Vec<String> =
         (0..key_count).map(|i| format!("__key{i}")).chain((0..calls.exprs.len()).map(|i| format!("__arg{i}"))).collect();
     let arg_count = calls.exprs.len();
-    let described: Vec<String> = calls.calls.iter().map(|c| c.output.name().clone()).collect();
-    let key_names: Vec<String> = plain.iter().map(ToString::to_string).collect();
+    let described = calls.shown.clone();
+    let key_names: Vec<String> = plain.iter().map(|key| spell(key, input.names())).collect();
+    let arg_names: Vec<String> = calls.exprs.iter().map(|arg| spell(arg, input.names())).collect();
 
     let fused = match &input.window {
         Some(pending) if pending.id == window.id => {
@@ -204,11 +203,16 @@ pub(super) fn aggregate(
             let factory: OperatorFactory =
                 Arc::new(move |_| Ok(Box::new(ChainOperator::new(chain.clone())) as Box<dyn Operator>));
             let edge = Input { from: input.node, port: input.port, route: Route::Local };
-            let node =
-                builder.operator("Chain", factory, vec![edge], out.clone(), NodeInfo::new("Chain").steps(&steps).kind(kind));
+            let computed = exprs_computed(&key_names, &arg_names, &plain, &calls.exprs);
+            let mut notes: Vec<String> = pending.notes.iter().chain(&input.notes).cloned().collect();
+            notes.extend((!computed.is_empty()).then(|| format!("project {}", computed.join(", "))));
+            let shown: Vec<String> =
+                key_names.iter().chain(&arg_names).cloned().chain([pending.shown[pending.time].clone()]).collect();
+            let info = NodeInfo::new("Chain").notes(&notes).shown(&shown).kind(kind);
+            let node = builder.operator("Chain", factory, vec![edge], out.clone(), info);
             let time = key_count + arg_count;
             let source_time = if pending.id.is_processing { WindowTime::Processing } else { WindowTime::Column(time) };
-            let time_name = pending.input.field(pending.time).name().clone();
+            let time_name = pending.shown[pending.time].clone();
             let base = with_types(&named, &out).map_err(|e| builder.refuse(&e))?;
             let roles = vec![TimeRole::None; names.len()];
             (
@@ -278,7 +282,8 @@ pub(super) fn aggregate(
         Arc::new(move |core| Ok(Box::new(WindowAggregate::new(&plan, node, core)?) as Box<dyn Operator>))
     };
     let kept = if emission.lateness_us > 0 {
-        format!("a window is forgotten {} ms after the watermark has passed its end", emission.lateness_us / 1000)
+        let lateness = crate::sql::interval::literal(0, 0, emission.lateness_us);
+        format!("a window is forgotten {lateness} after the watermark has passed its end")
     } else {
         "a window is forgotten when the watermark passes its end".into()
     };
@@ -286,11 +291,14 @@ pub(super) fn aggregate(
         EmissionMode::Default | EmissionMode::OnWindowClose | EmissionMode::AfterWatermark => "on window close",
         EmissionMode::OnUpdate | EmissionMode::Changes | EmissionMode::Every(_) => "changed open windows at each tick",
     };
+    let bounds = ["window_start", "window_end", "window_time"].map(str::to_owned);
+    let shown: Vec<String> = key_names.iter().cloned().chain(bounds).chain(described.iter().cloned()).collect();
     let info = NodeInfo::new("WindowAggregate")
         .kind(changes)
         .detail(label)
-        .detail(described.join(", "))
+        .notes(&if described.is_empty() { Vec::new() } else { vec![described.join(", ")] })
         .detail(format!("emits {mode}"))
+        .shown(&shown)
         .keys(key_names)
         .time(format!("{zone}{}", if window.id.is_processing { " (processing time)" } else { "" }))
         .state("a group's accumulators for each open window", StateBound::Watermark(kept));
@@ -309,6 +317,7 @@ pub(super) fn aggregate(
     roles[key_count + 2] = TimeRole::WindowTime(window.id);
     let mut stream = Stream::behind(node, base.clone(), roles, changes, has_watermark);
     stream.port = PORT_MAIN;
+    stream.shown = shown;
     stream.unique_keys = vec![(0..=key_count).collect()];
     let mut next_key = 0;
     let mut order: Vec<Expr> = window
@@ -333,6 +342,16 @@ pub(super) fn aggregate(
         stream.unique_keys.push((0..key_count).chain([key_count + 1]).collect());
     }
     stream.project(&order, schema).map_err(|e| builder.refuse(&e))
+}
+
+/// The keys and arguments that are no plain columns, as the chain computes them.
+fn exprs_computed(key_names: &[String], arg_names: &[String], keys: &[&Expr], args: &[Expr]) -> Vec<String> {
+    let exprs = keys.iter().copied().chain(args);
+    exprs
+        .zip(key_names.iter().chain(arg_names))
+        .filter(|(e, _)| plain_column(e).is_none())
+        .map(|(_, name)| name.clone())
+        .collect()
 }
 
 /// Late rows are shown with the columns that the query's input has, under their own names.

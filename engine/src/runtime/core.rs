@@ -46,6 +46,14 @@ enum Stage {
 }
 
 impl Stage {
+    /// What a sink holds of the running epoch; nothing elsewhere.
+    fn netted_bytes(&self) -> usize {
+        match self {
+            Self::Sink(sink) => sink.netted_bytes(),
+            Self::Source(_) | Self::Operator(_) | Self::Union => 0,
+        }
+    }
+
     fn kind(&self) -> NodeKind {
         match self {
             Self::Source(_) => NodeKind::Source,
@@ -107,6 +115,8 @@ pub struct Core {
     /// The node that is being called, for the message when it panics.
     current: usize,
     turn: u64,
+    /// What all sinks hold of the running epoch.
+    netted_bytes: usize,
     edge_bytes_max: usize,
     poll_rows: usize,
     progress: CoreProgress,
@@ -171,6 +181,7 @@ impl Core {
             shard,
             out: Output::default(),
             current: 0,
+            netted_bytes: 0,
             turn: 0,
             edge_bytes_max: options.edge_bytes_max,
             poll_rows: options.poll_rows,
@@ -315,7 +326,7 @@ impl Core {
     ) -> Result<Progress> {
         self.current = at;
         let (node, inbox) = (&mut self.nodes[at], &self.inboxes[at]);
-        let used = self.shard.used_bytes();
+        let used = self.shard.used_bytes() + node.stage.netted_bytes();
         let mut cx = OpCx {
             shard: &mut self.shard,
             core: self.id,
@@ -326,10 +337,13 @@ impl Core {
         };
         let progress = work(&mut node.stage, &mut cx, &mut self.out)
             .map_err(|failure| at_node(failure, stage_name(&node.stage), &node.name))?;
-        let used_now = self.shard.used_bytes();
-        node.state_bytes += used_now as i64 - used as i64;
+        let change = (self.shard.used_bytes() + node.stage.netted_bytes()) as i64 - used as i64;
+        node.state_bytes += change;
+        if matches!(node.stage, Stage::Sink(_)) {
+            self.netted_bytes = self.netted_bytes.saturating_add_signed(change as isize);
+        }
         self.deliver(at)?;
-        if used_now > self.shard.budget_bytes() {
+        if self.used_bytes() > self.shard.budget_bytes() {
             return Err(self.memory_exceeded());
         }
         Ok(progress)
@@ -360,7 +374,7 @@ impl Core {
     }
 
     fn memory_exceeded(&self) -> Diagnostic {
-        let (used, budget) = (self.shard.used_bytes(), self.shard.budget_bytes());
+        let (used, budget) = (self.used_bytes(), self.shard.budget_bytes());
         let most = self.nodes.iter().max_by_key(|node| node.state_bytes);
         let (name, bytes) = most.map_or(("?", 0), |node| (node.name.as_str(), node.state_bytes));
         Diagnostic::new(
@@ -370,8 +384,13 @@ impl Core {
         .hint("give the job more memory (`--memory`), or bound the state by a window or a shorter key")
     }
 
+    /// What counts against the budget: state, and what sinks hold of the running epoch.
+    fn used_bytes(&self) -> usize {
+        self.shard.used_bytes() + self.netted_bytes
+    }
+
     fn is_under_pressure(&self) -> bool {
-        self.shard.used_bytes() / 100 * 100 > self.shard.budget_bytes() / 100 * PRESSURE_PERCENT
+        self.used_bytes() / 100 * 100 > self.shard.budget_bytes() / 100 * PRESSURE_PERCENT
     }
 
     fn poll_sources(&mut self, now_us: i64) -> Result<bool> {
@@ -497,6 +516,7 @@ impl Core {
             let time_us = match &node.stage {
                 Stage::Source(source) => {
                     (to.splits_opened, to.splits_finished) = source.split_counts();
+                    to.bytes_read = source.bytes_read();
                     (to.epoch, to.watermark, to.ended) = (Epoch(source.epoch().0 - 1), source.watermark(), source.is_closed());
                     source.time_us()
                 }

@@ -19,6 +19,20 @@ pub struct Graph {
     pub nodes: Vec<NodeSpec>,
 }
 
+impl Graph {
+    /// Whether nobody takes what comes out any more ([`crate::connect::Sink::is_abandoned`]): going on would be work for nothing.
+    /// A node that keeps its rows to be asked for, such as a materialized view, is always of use.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        let mut is_read = vec![false; self.nodes.len()];
+        for input in self.nodes.iter().flat_map(|node| &node.inputs) {
+            is_read[input.from.0 as usize] = true;
+        }
+        let mut ends = self.nodes.iter().zip(is_read).filter(|(_, is_read)| !is_read).map(|(node, _)| node).peekable();
+        ends.peek().is_some() && ends.all(|node| matches!(&node.role, Role::Sink(spec) if spec.sink.is_abandoned()))
+    }
+}
+
 /// One node.
 #[derive(Debug, Clone)]
 pub struct NodeSpec {

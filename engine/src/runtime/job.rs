@@ -128,6 +128,12 @@ impl Job {
         self.control.abort();
     }
 
+    /// Ends at once like [`Self::abort`], without waiting for threads that are inside a blocking call: for a process that is about to end.
+    pub fn abandon(self) {
+        self.abort();
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| self.started.elapsed());
+    }
+
     /// Whether all cores have ended, so that [`Self::wait`] returns soon.
     #[must_use]
     pub fn is_finished(&self) -> bool {

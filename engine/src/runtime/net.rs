@@ -20,6 +20,8 @@ use crate::operators::chain::render_row;
 use crate::operators::{RowAccounts, SLICE_ROWS};
 
 const NONE: u32 = u32::MAX;
+/// How much room an empty net keeps for the next epoch.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// One key that changed in this epoch.
 #[derive(Debug)]
@@ -179,6 +181,13 @@ impl Net {
     fn clear(&mut self) {
         self.batches.clear();
         self.held_bytes = 0;
+        // Room for an epoch of usual size is kept, that of a large one is given back.
+        if self.held_bytes() > KEPT_BYTES_MAX {
+            self.key_bytes = Vec::new();
+            self.table = HashTable::new();
+            self.slots = Vec::new();
+            self.changes = Vec::new();
+        }
         self.key_bytes.clear();
         self.table.clear();
         self.slots.clear();

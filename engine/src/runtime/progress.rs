@@ -32,6 +32,8 @@ pub struct NodeProgress {
     pub rows_out: u64,
     /// Bytes of rows that came in (source: as decoded).
     pub bytes_in: u64,
+    /// Source: bytes read from outside, comparable with [`crate::connect::Source::bytes_hint`].
+    pub bytes_read: u64,
     /// Bytes given to the writer of a sink.
     pub bytes_out: u64,
     /// Source: splits opened so far.
@@ -135,6 +137,7 @@ impl NodeProgress {
             rows_in: 0,
             rows_out: 0,
             bytes_in: 0,
+            bytes_read: 0,
             bytes_out: 0,
             splits_opened: 0,
             splits_finished: 0,
@@ -156,6 +159,7 @@ impl NodeProgress {
         self.rows_in += other.rows_in;
         self.rows_out += other.rows_out;
         self.bytes_in += other.bytes_in;
+        self.bytes_read += other.bytes_read;
         self.bytes_out += other.bytes_out;
         self.splits_opened += other.splits_opened;
         self.splits_finished += other.splits_finished;

@@ -144,9 +144,14 @@ impl SinkStage {
         (self.written_rows, self.written_bytes)
     }
 
+    /// What the stage holds of the running epoch to net it, in bytes.
+    pub fn netted_bytes(&self) -> usize {
+        self.net.as_ref().map_or(0, Net::held_bytes)
+    }
+
     /// What the stage holds for the running epoch and the writer, in bytes.
     pub fn held_bytes(&self) -> usize {
-        self.net.as_ref().map_or(0, Net::held_bytes)
+        self.netted_bytes()
             + match &self.writer {
                 Writer::Core(_) => 0,
                 Writer::Io(io) => io.shared.queued_bytes.load(Ordering::Relaxed),

@@ -1,7 +1,7 @@
 //! The source stage: polls a reader, on the core itself or on a thread of its own, computes columns, and makes the watermark.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, BooleanArray};
@@ -147,14 +147,21 @@ impl SourceStage {
         self.closed
     }
 
-    /// Rows and bytes read so far; rows that the reader passed over because nobody wants them count as read.
+    /// Rows read so far and their size as decoded; rows that the reader passed over because nobody wants them count as read.
     pub fn read(&self) -> (u64, u64) {
         let left_out = match &self.input {
             Input::Core(reader) => reader.rows_left_out(),
-            // A reader on a thread of its own counts only what it hands over.
-            Input::Io(_) => 0,
+            Input::Io(io) => io.shared.rows_left_out.load(Ordering::Relaxed),
         };
         (self.rows_in + left_out, self.bytes_in)
+    }
+
+    /// What the reader has read from outside so far, in the unit of [`crate::connect::Source::bytes_hint`].
+    pub fn bytes_read(&self) -> u64 {
+        match &self.input {
+            Input::Core(reader) => reader.bytes_read(),
+            Input::Io(io) => io.shared.bytes_read.load(Ordering::Relaxed),
+        }
     }
 
     /// Splits opened and finished so far.
@@ -374,6 +381,9 @@ struct IoShared {
     queued_bytes: AtomicUsize,
     /// The reader's last answer was that it has nothing.
     idle: AtomicBool,
+    /// What the reader says of itself, as of its last poll.
+    rows_left_out: AtomicU64,
+    bytes_read: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -463,6 +473,8 @@ fn read_on(
             let mut events = Vec::new();
             let answer = reader.poll(poll_rows, &mut events)?;
             io.idle.store(answer == SourcePoll::Idle, Ordering::Relaxed);
+            io.rows_left_out.store(reader.rows_left_out(), Ordering::Relaxed);
+            io.bytes_read.store(reader.bytes_read(), Ordering::Relaxed);
             let is_empty = events.is_empty();
             if !is_empty {
                 let sizes = events.iter().map(|event| match event {

@@ -202,6 +202,8 @@ pub struct CreateFunction {
     pub name: ObjectName,
     /// `IF NOT EXISTS`.
     pub if_not_exists: bool,
+    /// `OR REPLACE`.
+    pub or_replace: bool,
     /// The built-in function that it means.
     pub builtin: &'static str,
     /// The whole statement.

@@ -42,6 +42,24 @@ impl fmt::Display for Interval {
     }
 }
 
+/// A length as the literal that people write: `INTERVAL '10' SECOND` where one unit says it, else `INTERVAL '1 day 2 hours'`.
+#[must_use]
+pub fn literal(months: i32, days: i32, micros: i64) -> String {
+    let units = [("HOUR", 3600 * SECOND_US), ("MINUTE", 60 * SECOND_US), ("SECOND", SECOND_US)];
+    let one = match (months, days, micros) {
+        (months, 0, 0) if months != 0 => {
+            Some(if months % 12 == 0 { (i64::from(months / 12), "YEAR") } else { (i64::from(months), "MONTH") })
+        }
+        (0, days, 0) if days != 0 => Some((i64::from(days), "DAY")),
+        (0, 0, micros) if micros != 0 => units.iter().find(|(_, us)| micros % us == 0).map(|(unit, us)| (micros / us, *unit)),
+        _ => None,
+    };
+    match one {
+        Some((count, unit)) => format!("INTERVAL '{count}' {unit}"),
+        None => format!("INTERVAL '{}'", text(months, i64::from(days), micros)),
+    }
+}
+
 /// Months, days and µs as text that DataFusion and PostgreSQL read.
 fn text(months: i32, days: i64, micros: i64) -> String {
     let mut parts = Vec::new();

@@ -14,6 +14,7 @@ pub mod ast;
 mod dialect;
 mod emit;
 mod group_window;
+mod hints;
 pub mod interval;
 mod keyword;
 pub mod names;
@@ -28,6 +29,7 @@ mod table;
 mod text;
 mod tokens;
 pub mod types;
+mod unnest;
 pub mod window;
 
 #[cfg(test)]
@@ -38,12 +40,18 @@ use std::collections::BTreeMap;
 pub use ast::{Script, Statement, StatementKind};
 pub use dialect::TideraceDialect;
 pub use keyword::closest as closest_name;
+pub use parser::Partial;
 pub use tokens::{span_of, span_of_node};
 
 use crate::error::Diagnostics;
 
 /// The longest job text that is read, after substitution.
 pub const SCRIPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// As [`parse`], for who can go on with the right statements to find what is wrong with those, too.
+pub fn parse_partial(text: &str, variables: &BTreeMap<String, String>) -> Partial {
+    parser::parse_what_can_be(text, variables)
+}
 
 /// Parses all statements of a job. `${name}` is replaced by `variables[name]` first.
 ///

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::ast::{Insert, Script, Statement, StatementKind};
 use super::dialect::{TideraceDialect, is_end};
@@ -41,18 +41,70 @@ pub(super) type Parsed<T> = std::result::Result<T, Stop>;
 
 /// See [`super::parse`].
 pub(super) fn parse_script(source: &str, variables: &BTreeMap<String, String>) -> Result<Script, Diagnostics> {
+    let parsed = parse_what_can_be(source, variables);
+    if parsed.errors.is_empty() { Ok(parsed.script) } else { Err(Diagnostics(parsed.errors)) }
+}
+
+/// The right statements of a text, and what is wrong with the others.
+#[derive(Debug)]
+pub struct Partial {
+    /// The statements that are right.
+    pub script: Script,
+    /// What is wrong with the others, by place.
+    pub errors: Vec<Diagnostic>,
+    /// The names that broken CREATE statements would have defined.
+    pub broken: Vec<String>,
+    /// Whether the right statements mean what the user meant: not when a `${variable}` has no value, or a quote is left open.
+    pub is_whole: bool,
+}
+
+/// See [`super::parse_partial`].
+pub(super) fn parse_what_can_be(source: &str, variables: &BTreeMap<String, String>) -> Partial {
     let (substituted, mut errors) = text::substitute(source, variables);
     if substituted.text.len() > SCRIPT_BYTES_MAX {
         let message = format!("the job's text is {} bytes long, more than {SCRIPT_BYTES_MAX}", substituted.text.len());
-        return Err(Diagnostic::new(Code::Syntax, message).into());
+        let errors = vec![Diagnostic::new(Code::Syntax, message)];
+        return Partial { script: Script { statements: Vec::new() }, errors, broken: Vec::new(), is_whole: false };
     }
     let (parts, more) = split(&substituted);
     errors.extend(more);
-    let mut script = Loop { statements: Vec::new(), errors, set: None };
+    let is_whole = errors.iter().all(|error| error.code == Code::UnknownHint);
+    let mut script = Loop { statements: Vec::new(), errors, broken: Vec::new(), set: None };
     for part in parts {
         script.take(part);
     }
-    script.finish()
+    script.finish(is_whole)
+}
+
+/// The name that a CREATE statement would define: behind its kind and IF NOT EXISTS.
+fn created_name(tokens: &[TokenWithSpan]) -> Option<String> {
+    const BEFORE: &[&str] = &[
+        "CREATE",
+        "OR",
+        "REPLACE",
+        "TEMPORARY",
+        "TEMP",
+        "SYSTEM",
+        "TABLE",
+        "SOURCE",
+        "SINK",
+        "VIEW",
+        "STREAM",
+        "MATERIALIZED",
+        "FUNCTION",
+        "IF",
+        "NOT",
+        "EXISTS",
+    ];
+    let mut words = tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_)));
+    if !words.next().is_some_and(|first| is_word(first, "CREATE")) {
+        return None;
+    }
+    let name = words.find(|token| !BEFORE.iter().any(|word| is_word(token, word)))?;
+    match name {
+        Token::Word(word) => Some(word.value.clone()),
+        _ => None,
+    }
 }
 
 /// A statement set whose `END` has not come yet.
@@ -65,6 +117,7 @@ struct OpenSet {
 struct Loop {
     statements: Vec<Statement>,
     errors: Vec<Diagnostic>,
+    broken: Vec<String>,
     set: Option<OpenSet>,
 }
 
@@ -72,9 +125,22 @@ impl Loop {
     fn take(&mut self, part: StatementTokens) {
         let StatementTokens { tokens, span } = part;
         let mut parser = Parser::new(&TideraceDialect).with_tokens_with_locations(tokens.clone());
-        match self.statement(&mut parser, span) {
+        let errors_before = self.errors.len();
+        let parsed = self.statement(&mut parser, span);
+        self.keep(parsed, &tokens, span);
+        if self.errors.len() > errors_before {
+            self.broken.extend(created_name(&tokens));
+        }
+    }
+
+    fn keep(&mut self, parsed: Parsed<Option<Statement>>, tokens: &[TokenWithSpan], span: Span) {
+        match parsed {
             Ok(Some(mut parsed)) => {
-                self.errors.extend(rewrite::statement(&mut parsed));
+                let errors = rewrite::statement(&mut parsed);
+                if !errors.is_empty() {
+                    self.errors.extend(errors);
+                    return;
+                }
                 let parsed_span = parsed.span;
                 match (&mut self.set, parsed.kind) {
                     (Some(set), StatementKind::Insert(insert)) => set.inserts.push(insert),
@@ -87,7 +153,7 @@ impl Loop {
                 }
             }
             Ok(None) => {}
-            Err(Stop::Syntax(error)) => self.errors.push(syntax_error::diagnose(&error, &tokens, span)),
+            Err(Stop::Syntax(error)) => self.errors.push(syntax_error::diagnose(&error, tokens, span)),
             Err(Stop::Known(error)) => {
                 let place = error.span.unwrap_or(span);
                 self.errors.push(error.at(place));
@@ -142,7 +208,7 @@ impl Loop {
         });
     }
 
-    fn finish(mut self) -> Result<Script, Diagnostics> {
+    fn finish(mut self, is_whole: bool) -> Partial {
         if let Some(set) = &self.set {
             self.errors.push(
                 Diagnostic::new(Code::Syntax, "a statement set is never ended")
@@ -150,12 +216,9 @@ impl Loop {
                     .hint("write END; behind its last INSERT"),
             );
         }
-        if self.errors.is_empty() {
-            return Ok(Script { statements: self.statements });
-        }
         self.errors.sort_by_key(|error| error.span.map_or(usize::MAX, |span| span.start));
         self.errors.dedup();
-        Err(Diagnostics(self.errors))
+        Partial { script: Script { statements: self.statements }, errors: self.errors, broken: self.broken, is_whole }
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use sqlparser::ast::{Expr, Query, Visit, VisitMut, VisitorMut};
 
 use super::ast::{ColumnKind, Statement, StatementKind};
-use super::{group_window, interval, spelling};
+use super::{group_window, hints, interval, spelling, unnest};
 use crate::error::Diagnostic;
 
 /// Rewrites every query and expression of `statement`. All errors found come back; the statement is only good without.
@@ -63,6 +63,10 @@ impl VisitorMut for Rewriter<'_> {
     type Break = ();
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        hints::check(query, self.errors);
+        if let Err(error) = unnest::rewrite(query) {
+            self.errors.push(error);
+        }
         if let Err(error) = group_window::rewrite(query) {
             self.errors.push(error);
         }

@@ -4,7 +4,7 @@
 use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
     BinaryOperator, CaseWhen, CastKind, CeilFloorKind, CharacterLength, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, Interval, ObjectNamePart, Value,
+    FunctionArgumentClause, FunctionArguments, Ident, Interval, JsonNullClause, ObjectNamePart, Value,
 };
 use sqlparser::tokenizer::Span as TokenSpan;
 
@@ -16,6 +16,10 @@ use crate::error::{Code, Diagnostic, Result};
 pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
     match expr {
         Expr::Function(function) => {
+            if let Some(new) = json(function)? {
+                *expr = new;
+                return Ok(());
+            }
             let Some((name, args)) = plain(function) else { return Ok(()) };
             if let Some(new) = function_as_expr(&name, args)? {
                 *expr = new;
@@ -56,6 +60,67 @@ fn plain(function: &Function) -> Option<(Ident, &[FunctionArg])> {
     let is_plain =
         name.quote_style.is_none() && list.clauses.is_empty() && list.duplicate_treatment.is_none() && function.over.is_none();
     is_plain.then(|| (name.clone(), list.args.as_slice()))
+}
+
+/// What a function that makes JSON gives goes into another as it is; a text becomes a JSON string.
+fn embedded(expr: &Expr) -> Expr {
+    let Expr::Function(function) = expr else { return expr.clone() };
+    const MAKE_JSON: &[&str] =
+        &["json_object", "json_object_absent", "json_array", "json_array_null", "json_query", "parse_json", "try_parse_json"];
+    match function.name.0.as_slice() {
+        [ObjectNamePart::Identifier(name)] if MAKE_JSON.iter().any(|known| name.value.eq_ignore_ascii_case(known)) => {
+            let field = text(crate::functions::EMBEDDED_JSON, TokenSpan::empty());
+            call("named_struct", name.span, vec![field, expr.clone()])
+        }
+        _ => expr.clone(),
+    }
+}
+
+/// `JSON_VALUE(… RETURNING type)`, and JSON_OBJECT and JSON_ARRAY with their clauses, as plain calls.
+fn json(function: &Function) -> Result<Option<Expr>> {
+    let [ObjectNamePart::Identifier(name)] = function.name.0.as_slice() else { return Ok(None) };
+    let FunctionArguments::List(list) = &function.args else { return Ok(None) };
+    if name.quote_style.is_some() || list.duplicate_treatment.is_some() || function.over.is_some() {
+        return Ok(None);
+    }
+    let lower = name.value.to_ascii_lowercase();
+    if !["json_value", "json_object", "json_array"].contains(&lower.as_str()) {
+        return Ok(None);
+    }
+    let (mut absent, mut returning) = (None, None);
+    for clause in &list.clauses {
+        match clause {
+            FunctionArgumentClause::JsonNullClause(JsonNullClause::AbsentOnNull) if lower != "json_value" => absent = Some(true),
+            FunctionArgumentClause::JsonNullClause(JsonNullClause::NullOnNull) if lower != "json_value" => absent = Some(false),
+            FunctionArgumentClause::JsonReturningClause(clause) => returning = Some(clause.data_type.clone()),
+            other => {
+                return Err(Diagnostic::new(Code::Unsupported, format!("{}: `{other}` can't be run", name.value))
+                    .at(span_of(name.span))
+                    .hint("leave it out"));
+            }
+        }
+    }
+    let mut args = Vec::with_capacity(list.args.len());
+    for (at, arg) in list.args.iter().enumerate() {
+        let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg else { return Ok(None) };
+        let is_value = lower == "json_array" || (lower == "json_object" && at % 2 == 1);
+        args.push(if is_value { embedded(expr) } else { expr.clone() });
+    }
+    let target = match (lower.as_str(), absent) {
+        ("json_object", Some(true)) => "json_object_absent",
+        ("json_array", Some(false)) => "json_array_null",
+        _ => lower.as_str(),
+    };
+    let made = call(target, name.span, args);
+    // As the standard's NULL ON ERROR: what is no such value is NULL.
+    Ok(Some(match returning {
+        None => made,
+        Some(data_type) => {
+            let mut cast = Expr::Cast { kind: CastKind::TryCast, expr: Box::new(made), data_type, array: false, format: None };
+            rewrite(&mut cast)?;
+            cast
+        }
+    }))
 }
 
 fn text(value: &str, span: TokenSpan) -> Expr {

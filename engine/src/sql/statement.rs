@@ -242,7 +242,7 @@ fn create(parser: &mut Parser<'_>, span: Span) -> Parsed<StatementKind> {
         return view(parser, kind, or_replace, span);
     }
     if take_word(parser, "FUNCTION") {
-        return function(parser, span);
+        return function(parser, or_replace, span);
     }
     let token = parser.peek_token();
     const KINDS: [&str; 7] = ["TABLE", "SOURCE", "SINK", "VIEW", "STREAM", "MATERIALIZED VIEW", "FUNCTION"];
@@ -283,7 +283,7 @@ fn view(parser: &mut Parser<'_>, kind: ViewKind, or_replace: bool, span: Span) -
     Ok(StatementKind::CreateView(CreateView { name, kind, if_not_exists, or_replace, columns, comment, query, span }))
 }
 
-fn function(parser: &mut Parser<'_>, span: Span) -> Parsed<StatementKind> {
+fn function(parser: &mut Parser<'_>, or_replace: bool, span: Span) -> Parsed<StatementKind> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parser.parse_object_name(false)?;
     let start = next_span(parser);
@@ -311,7 +311,9 @@ fn function(parser: &mut Parser<'_>, span: Span) -> Parsed<StatementKind> {
         }
     }
     match JAVA_CLASSES.iter().find(|(java, _)| *java == class) {
-        Some((_, builtin)) => Ok(StatementKind::CreateFunction(CreateFunction { name, if_not_exists, builtin, span })),
+        Some((_, builtin)) => {
+            Ok(StatementKind::CreateFunction(CreateFunction { name, if_not_exists, or_replace, builtin, span }))
+        }
         None => Err(Diagnostic::new(
             Code::UnsupportedJavaClass,
             format!("function {name} is the Java class {class}, which can't run here"),

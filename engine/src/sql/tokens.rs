@@ -143,6 +143,7 @@ fn word(value: &str, keyword: Keyword) -> Token {
 
 /// Turns what sqlparser can't parse into what it can, token by token:
 /// - `TABLE t` as an argument → `t`; `TABLE t PARTITION BY a, b, next` → `t, PARTITION_KEYS => (a, b), next`;
+/// - `JSON_OBJECT(KEY 'a' VALUE x, 'b': y)` → `JSON_OBJECT('a', x, 'b', y)`;
 /// - `ROW<…>` → `STRUCT<…>`, and `NOT NULL` inside it → `OPTIONS(not_null = true)`;
 /// - `TIMESTAMP(p) WITH LOCAL TIME ZONE` → `TIMESTAMPTZ(p)`, `TIMESTAMP_LTZ '…'` → `TIMESTAMPTZ '…'`.
 fn adapt(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
@@ -186,6 +187,8 @@ fn adapt(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         {
             replaced.push((index, vec![]));
             partition_keys(&code, &tokens, position, &mut replaced);
+        } else if is_word(token, "JSON_OBJECT") && *at(position + 1) == Token::LParen {
+            json_members(&code, &tokens, position + 1, &mut replaced);
         } else if is_word(token, "TIMESTAMP") {
             let length = if *at(position + 1) == Token::LParen { 3 } else { 0 };
             let zone = (position + 1 + length..).take(4);
@@ -241,5 +244,40 @@ fn partition_keys(code: &[usize], tokens: &[TokenWithSpan], position: usize, rep
     if let Some(last) = end.checked_sub(1).filter(|last| *last > by + 1) {
         let token = tokens[code[last]].token.clone();
         replaced.push((code[last], vec![token, Token::RParen]));
+    }
+}
+
+/// The members of `JSON_OBJECT(` whose parenthesis stands at `position`: what separates a key from its value becomes a comma.
+fn json_members(code: &[usize], tokens: &[TokenWithSpan], position: usize, replaced: &mut Vec<(usize, Vec<Token>)>) {
+    let at = |position: usize| code.get(position).map_or(&Token::EOF, |index| &tokens[*index].token);
+    let mut depth = 0usize;
+    // Where the member at hand begins; `None` behind its key.
+    let mut member = None;
+    for here in position..code.len() {
+        let token = at(here);
+        match token {
+            Token::LParen | Token::LBracket => {
+                depth += 1;
+                if depth == 1 {
+                    member = Some(here + 1);
+                }
+            }
+            Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
+            Token::Comma if depth == 1 => member = Some(here + 1),
+            _ if depth == 1 => {
+                let Some(start) = member else { continue };
+                let has_value = !matches!(at(here + 1), Token::Comma | Token::RParen | Token::EOF);
+                if here == start && is_word(token, "KEY") && has_value {
+                    replaced.push((code[here], vec![]));
+                } else if here > start && (is_word(token, "VALUE") || *token == Token::Colon) && has_value {
+                    replaced.push((code[here], vec![Token::Comma]));
+                    member = None;
+                }
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            return;
+        }
     }
 }

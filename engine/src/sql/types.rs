@@ -15,7 +15,8 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, TimeUnit
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::planner::TypePlanner;
 use sqlparser::ast::{
-    ArrayElemTypeDef, CharacterLength, DataType as SqlType, ExactNumberInfo, Expr, SqlOption, StructField, TimezoneInfo, Value,
+    ArrayElemTypeDef, BinaryLength, CharacterLength, DataType as SqlType, ExactNumberInfo, Expr, SqlOption, StructField,
+    TimezoneInfo, Value,
 };
 
 use super::keyword::closest;
@@ -167,6 +168,73 @@ fn decimal(info: ExactNumberInfo) -> Result<DataType> {
         (Ok(p @ 1..=38), Ok(s @ 0..)) if s.unsigned_abs() <= p => Ok(DataType::Decimal128(p, s)),
         _ => Err(Diagnostic::new(Code::UnknownType, format!("there is no DECIMAL({precision}, {scale})"))
             .hint("the precision is 1 to 38, the scale 0 to the precision")),
+    }
+}
+
+/// The length that a type declares: `VARCHAR(20)`, `CHAR(2)`, `VARBINARY(16)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeclaredLength {
+    /// The most characters of a text, bytes of a BYTES.
+    pub max: u32,
+    /// Whether shorter ones are filled up: CHAR, BINARY.
+    pub is_fixed: bool,
+    /// Whether it counts bytes.
+    pub is_bytes: bool,
+}
+
+impl std::fmt::Display for DeclaredLength {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = match (self.is_bytes, self.is_fixed) {
+            (false, false) => "VARCHAR",
+            (false, true) => "CHAR",
+            (true, false) => "VARBINARY",
+            (true, true) => "BINARY",
+        };
+        write!(f, "{word}({})", self.max)
+    }
+}
+
+/// The length that a type declares; `None` when it has none, or one that no value reaches. `CHAR` alone is `CHAR(1)`, as everywhere.
+#[must_use]
+pub fn declared_length(sql_type: &SqlType) -> Option<DeclaredLength> {
+    let (length, is_fixed, is_bytes) = match sql_type {
+        SqlType::Varchar(length) | SqlType::CharacterVarying(length) | SqlType::CharVarying(length) => {
+            (characters(length.as_ref())?, false, false)
+        }
+        SqlType::Char(length) | SqlType::Character(length) => {
+            (length.as_ref().map_or(Some(1), |length| characters(Some(length)))?, true, false)
+        }
+        SqlType::Varbinary(Some(BinaryLength::IntegerLength { length })) => (*length, false, true),
+        SqlType::Binary(Some(length)) => (*length, true, true),
+        _ => return None,
+    };
+    let max = u32::try_from(length).ok().filter(|max| *max < i32::MAX as u32)?;
+    Some(DeclaredLength { max, is_fixed, is_bytes })
+}
+
+fn characters(length: Option<&CharacterLength>) -> Option<u64> {
+    match length? {
+        CharacterLength::IntegerLength { length, .. } => Some(*length),
+        CharacterLength::Max => None,
+    }
+}
+
+/// Whether a type inside of this one declares a length.
+#[must_use]
+pub fn has_length_inside(sql_type: &SqlType) -> bool {
+    let found = |inner: &SqlType| {
+        // A bare CHAR says no length; only what is written out is meant.
+        (declared_length(inner).is_some() && inner.to_string().contains('(')) || has_length_inside(inner)
+    };
+    match sql_type {
+        SqlType::Array(
+            ArrayElemTypeDef::AngleBracket(inner)
+            | ArrayElemTypeDef::Parenthesis(inner)
+            | ArrayElemTypeDef::SquareBracket(inner, _),
+        ) => found(inner),
+        SqlType::Map(key, value) => found(key) || found(value),
+        SqlType::Struct(fields, _) => fields.iter().any(|field| found(&field.field_type)),
+        _ => false,
     }
 }
 

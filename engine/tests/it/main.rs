@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod data;
+mod explain;
 mod golden;
 mod late;
 mod random;

@@ -1,6 +1,9 @@
 //! The binary as a user meets it: what is on stdout, what on stderr, how it exits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod error_codes;
+mod stopping;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -379,13 +379,14 @@ impl WindowCursor {
 
 impl fmt::Display for WindowSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let literal = |i: Interval| crate::sql::interval::literal(i.months, i.days, i.micros);
         match self.kind {
-            WindowKind::Tumble { size } => write!(f, "TUMBLE(size => {size}")?,
-            WindowKind::Hop { slide, size } => write!(f, "HOP(slide => {slide}, size => {size}")?,
-            WindowKind::Cumulate { step, size } => write!(f, "CUMULATE(step => {step}, size => {size}")?,
+            WindowKind::Tumble { size } => write!(f, "TUMBLE(size => {}", literal(size))?,
+            WindowKind::Hop { slide, size } => write!(f, "HOP(slide => {}, size => {}", literal(slide), literal(size))?,
+            WindowKind::Cumulate { step, size } => write!(f, "CUMULATE(step => {}, size => {}", literal(step), literal(size))?,
         }
         if self.offset != Interval::ZERO {
-            write!(f, ", offset => {}", self.offset)?;
+            write!(f, ", offset => {}", literal(self.offset))?;
         }
         if matches!(self.grid, Grid::Civil { .. }) {
             write!(f, ", zone => {}", self.zone)?;
@@ -542,7 +543,10 @@ mod tests {
             WindowSpec::new(WindowKind::Tumble { size: Interval::months(3) }, offset, chrono_tz::Europe::Berlin).unwrap();
         let window = Window { start_us: at("2024-02-03T06:00:00+01:00"), end_us: at("2024-05-03T06:00:00+02:00") };
         assert_eq!(quarter.assign(at("2024-05-03T05:59:59+02:00")), Ok(vec![window]));
-        assert_eq!(quarter.to_string(), "TUMBLE(size => 3 months, offset => 1 month 2 days 6 h, zone => Europe/Berlin)");
+        assert_eq!(
+            quarter.to_string(),
+            "TUMBLE(size => INTERVAL '3' MONTH, offset => INTERVAL '1 month 2 days 6 hours', zone => Europe/Berlin)"
+        );
         // a hop of 2 months by 1
         let (slide, size) = (Interval::months(1), Interval::months(2));
         let hop = WindowSpec::new(WindowKind::Hop { slide, size }, Interval::ZERO, Tz::UTC).unwrap();
