@@ -105,7 +105,10 @@ fn two_phases(
         if let Some((kind, make)) = phase.before {
             let node = NodeId(builder.graph.nodes.len() as u32);
             let factory: OperatorFactory = Arc::new(move |core| make(node, core));
-            let info = NodeInfo::new(kind).kind(ChangeKind::Append).detail("passes values on that are new to this core");
+            let info = NodeInfo::new(kind)
+                .kind(ChangeKind::Append)
+                .detail("passes values on that are new to this core")
+                .shown(&placed.shown);
             let edge = Input { from: placed.node, port: placed.port, route: Route::Local };
             let schema: SchemaRef = Arc::new(placed.base.as_arrow().clone());
             (from.from, from.port) = (builder.operator(kind, factory, vec![edge], schema, info), PORT_MAIN);

@@ -519,7 +519,7 @@ impl Planner<'_> {
                 sink::write(builder, stream, &target, &emission, output.span)?;
             }
             Destination::Result => {
-                let schema: SchemaRef = Arc::new(stream.schema.as_arrow().clone());
+                let schema = named_as_shown(&stream);
                 let (sink, connector): (SinkRef, &str) = if self.options.collect_results {
                     let memory = MemoryOutput::default();
                     done.results.push(QueryResult { schema: schema.clone(), output: memory.clone(), upsert_key: None });
@@ -623,6 +623,19 @@ impl Planner<'_> {
         }
         Ok(&sinks[name])
     }
+}
+
+/// A bare query's columns: those without a name of the user's are called by their expression as he would write it, not as DataFusion does.
+fn named_as_shown(stream: &super::stream::Stream) -> SchemaRef {
+    let fields = stream.schema.fields();
+    let is_alone = |name: &String| {
+        stream.shown.iter().filter(|other| *other == name).count() == 1 && fields.iter().filter(|f| f.name() == name).count() <= 1
+    };
+    let named = fields
+        .iter()
+        .zip(&stream.shown)
+        .map(|(field, shown)| if is_alone(shown) { Arc::new(field.as_ref().clone().with_name(shown)) } else { field.clone() });
+    Arc::new(Schema::new(named.collect::<Vec<_>>()))
 }
 
 #[derive(Default)]

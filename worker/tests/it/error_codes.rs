@@ -196,6 +196,17 @@ const CASES: &[(Code, Reach)] = &[
     (Code::UnknownConfig, Cli(&["check", "-", "--set", "engine.tack=1 s"], "SELECT 1 AS a;")),
     (Code::UnknownView, Cli(&["run", "-", "--query", "SELECT * FROM v"], "CREATE MATERIALIZED VIEW w AS SELECT 1 AS a;")),
     (Code::NotEnoughCores, Cli(&["check", "-", "--cores", "4096"], "SELECT 1 AS a;")),
+    (
+        Code::UnknownSecret,
+        Plan(
+            "CREATE TABLE n (a INT) WITH ('connector' = 'filesystem', 'path' = SECRET 'nobody', 'format' = 'json'); SELECT a FROM n",
+        ),
+    ),
+    (Code::WorkDirectory, Elsewhere("worker/src/serve/work_directory.rs", "it_has_one_user")),
+    (Code::Certificates, Elsewhere("worker/src/serve/tls.rs", "Code::Certificates")),
+    (Code::PortUnavailable, Elsewhere("worker/src/serve/listener.rs", "Code::PortUnavailable")),
+    (Code::WrongEpoch, Elsewhere("worker/src/serve/answer.rs", "Code::WrongEpoch")),
+    (Code::BadRequest, Elsewhere("worker/src/serve/answer.rs", "Code::BadRequest")),
     (Code::Internal, Elsewhere("engine/tests/it/runtime/ending.rs", "Code::Internal")),
     (Code::Datafusion, Elsewhere("engine/src/plan/diagnose.rs", "what_has_no_code_of_its_own_is_a_gap_of_ours")),
 ];

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod error_codes;
+mod full_disk;
 mod stopping;
 
 use std::io::Write;
