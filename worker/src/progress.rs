@@ -287,7 +287,8 @@ impl Live {
 
     /// Writes lines above the live ones.
     pub fn print(&self, text: &str) {
-        self.board.suspend(|| eprint!("{text}"));
+        // Fails when the terminal has gone: then nobody reads it.
+        drop(self.board.println(text.trim_end()));
     }
 }
 
@@ -296,6 +297,7 @@ impl Drop for Live {
         for bar in self.sources.iter().chain([&self.sinks]) {
             bar.finish_and_clear();
         }
+        drop(self.board.clear());
     }
 }
 

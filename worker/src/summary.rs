@@ -109,9 +109,16 @@ impl Summary {
         };
         let rate = format!("{} rows/s", short_count(self.rows_in_per_second()));
         lines.push(("rows in", format!("{}  {rate}{}", grouped(sum(&self.rows_in)), by_name(&self.rows_in))));
-        lines.push(("rows out", format!("{}{}", grouped(sum(&self.rows_out)), by_name(&self.rows_out))));
+        // What a sink was given before it failed is not all on its disk.
+        let unsure = matches!(self.ending, Ending::Failed | Ending::Aborted) && sum(&self.rows_out) > 0;
+        let given = if unsure { "  given to sinks, which may not have kept them all" } else { "" };
+        lines.push(("rows out", format!("{}{}{given}", grouped(sum(&self.rows_out)), by_name(&self.rows_out))));
         let late: Vec<_> = self.late.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
-        let late = if late.is_empty() { "0".to_owned() } else { format!("{}  ({})", grouped(sum(&self.late)), late.join(", ")) };
+        let late = if late.is_empty() {
+            "0".to_owned()
+        } else {
+            format!("{}  ({}): {}", grouped(sum(&self.late)), late.join(", "), Code::LateRow)
+        };
         lines.push(("late", late));
         let rejected: u64 = self.rejected.iter().map(|(_, _, n)| n).sum();
         lines.push(("rejected", grouped(rejected)));
@@ -196,7 +203,7 @@ mod tests {
         orders finished
           rows in      18 800  9.4 k rows/s  (bids 18 400, people 400)
           rows out     120
-          late         7  (TumbleAggregate#3 7)
+          late         7  (TumbleAggregate#3 7): TR-2007
           rejected     3
                        3 at bids: TR-3105 A field has another type than its column
           time         2.00 s on 2 cores

@@ -377,10 +377,10 @@ impl<'t> Builder<'t> {
             let from = self.relabelled(branch, &arrow)?;
             edges.push(Input { from: from.node, port: from.port, route: Route::Local });
         }
-        let info = NodeInfo::new("Union").kind(kind).detail(format!("{} inputs", edges.len()));
+        let shown = shown.unwrap_or_default();
+        let info = NodeInfo::new("Union").kind(kind).detail(format!("{} inputs", edges.len())).shown(&shown);
         let node = self.add("Union", Role::Union, edges, arrow.clone(), info);
         let base = with_types(schema, &arrow).map_err(|e| self.refuse(&e))?;
-        let shown = shown.unwrap_or_default();
         Ok(Stream { shown, ..Stream::behind(node, base, roles.unwrap_or_default(), kind, has_watermark) })
     }
 
@@ -397,7 +397,7 @@ impl<'t> Builder<'t> {
         let chain = FusedChain::new(&input, vec![Step::Project { exprs, schema: schema.clone() }], false);
         let factory: OperatorFactory = Arc::new(move |_| Ok(Box::new(ChainOperator::new(chain.clone())) as Box<dyn Operator>));
         let edge = Input { from: branch.node, port: branch.port, route: Route::Local };
-        let info = NodeInfo::new("Chain").kind(branch.kind).detail("the columns of the union");
+        let info = NodeInfo::new("Chain").kind(branch.kind).detail("the columns of the union").shown(&branch.shown);
         let node = self.operator("Chain", factory, vec![edge], schema.clone(), info);
         Ok(Stream { node, port: PORT_MAIN, ..branch })
     }
@@ -518,6 +518,7 @@ impl<'t> Builder<'t> {
         united.shown = all.iter().map(|key| spell(key, input.names())).collect();
         united.shown.push("grouping set".into());
         united.shown.extend(input.shown.iter().cloned());
+        self.infos[united.node.0 as usize].shown.clone_from(&united.shown);
         let keys: Vec<Expr> = (0..=width).map(|at| column_at(&united.schema, at)).collect();
         let renames: HashMap<String, String> =
             (0..others.len()).map(|i| (others[i].to_string(), names[width + 1 + i].clone())).collect();

@@ -561,6 +561,7 @@ impl Planner<'_> {
                     let info = NodeInfo::new("Materialize")
                         .kind(placed.kind)
                         .detail(format!("view {name}"))
+                        .shown(&placed.shown)
                         .state("the view's rows", StateBound::Keys(bound.into()));
                     let edge = Input { from: placed.node, port: placed.port, route: Route::Local };
                     builder.operator("Materialize", factory, vec![edge], schema, info);
@@ -683,7 +684,7 @@ fn rename(plan: LogicalPlan, create: &CreateView) -> Result<LogicalPlan, datafus
 }
 
 fn own_columns(name: &str, options: &Options, key: &[usize], span: Span, stream: &super::stream::Stream) -> Result<Target> {
-    let schema: SchemaRef = Arc::new(stream.schema.as_arrow().clone());
+    let schema = named_as_shown(stream);
     let connector_name = options.required("connector").map_err(|e| super::source::in_table(e, name, span))?;
     let spec = connector(connector_name).ok_or_else(|| {
         Diagnostic::new(Code::UnknownConnector, format!("there is no connector '{connector_name}'")).at(options.span("connector"))

@@ -179,8 +179,8 @@ impl Stream {
                     shown.push(spelled);
                 }
                 _ => {
-                    computes |= origin[at].is_none();
-                    items.push(format!("{spelled} AS {name}"));
+                    computes |= origin[at].is_none() && *name != spelled;
+                    items.push(if *name == spelled { spelled } else { format!("{spelled} AS {name}") });
                     shown.push(name.clone());
                 }
             }
