@@ -30,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Look after the cluster's jobs
     Run(Box<RunArgs>),
+    /// Check that definitions, rights and a leading operator are there; says what is missing
+    Check(CheckArgs),
     /// Print what the operator would write for a job
     Render(RenderArgs),
     /// Print the rules of roles that `run` needs: `own` (its namespace), `jobs` (each namespace with jobs), `cluster`
@@ -117,6 +119,22 @@ pub struct RunArgs {
     /// A folder with tls.crt and tls.key that somebody else looks after (cert-manager), instead of an authority of the operator's own
     #[arg(long, value_name = "FOLDER", conflicts_with = "webhook_configuration")]
     pub webhook_certificate_directory: Option<PathBuf>,
+}
+
+/// Arguments of `check`.
+#[derive(clap::Args, Debug)]
+pub struct CheckArgs {
+    /// A namespace that the operator looks after (may be repeated) [default: all]
+    #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
+    pub watch_namespaces: Vec<String>,
+
+    /// Name of the operators' Lease
+    #[arg(long, value_name = "NAME", default_value = "tiderace-operator")]
+    pub lease_name: String,
+
+    /// Namespace of that Lease
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "default")]
+    pub lease_namespace: String,
 }
 
 /// Arguments of `render`.

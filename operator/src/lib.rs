@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod certificates;
+pub mod check;
 pub mod command;
 pub mod context;
 pub mod count_requests;

@@ -8,7 +8,7 @@ use clap::Parser;
 use tiderace_crds::Manifest;
 use tiderace_operator::command::{Cli, Command, RenderArgs};
 use tiderace_operator::render::{Plan, RENDERER_VERSION, Scale};
-use tiderace_operator::{names, rbac, run};
+use tiderace_operator::{check, names, rbac, run};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -18,6 +18,17 @@ fn main() -> ExitCode {
             .build()
             .context("no threads")
             .and_then(|runtime| runtime.block_on(run::run(*args))),
+        Command::Check(args) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("no threads")
+            .and_then(|runtime| runtime.block_on(check::check(&args)))
+            .map(|wrong| {
+                for sentence in &wrong {
+                    eprintln!("{sentence}");
+                }
+                wrong.is_empty()
+            }),
         Command::Render(args) => render(&args).map(|()| true),
         Command::Rbac => print_yaml([&rbac::all()]).map(|()| true),
         Command::Crds => print_yaml(tiderace_crds::definitions().iter()).map(|()| true),
