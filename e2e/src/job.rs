@@ -43,8 +43,9 @@ pub struct Condition {
 /// Statements that write a row every 100 ms, numbered from `first`: the numbers tell a run from another, and whether rows flow.
 #[must_use]
 pub fn endless(first: u64) -> String {
+    let last = first + 1_000_000_000; // three years' worth
     format!(
-        "CREATE TABLE numbers (n BIGINT) WITH (connector = 'datagen', 'rows-per-second' = '10', 'fields.n.kind' = 'sequence', 'fields.n.start' = '{first}');\n\
+        "CREATE TABLE numbers (n BIGINT) WITH (connector = 'datagen', 'rows-per-second' = '10', 'fields.n.kind' = 'sequence', 'fields.n.start' = '{first}', 'fields.n.end' = '{last}');\n\
          CREATE TABLE out (n BIGINT) WITH (connector = 'print', 'print-identifier' = 'row');\n\
          INSERT INTO out SELECT n FROM numbers;"
     )

@@ -61,13 +61,19 @@ pub async fn run(cluster: &Cluster, scenarios: &[Scenario], plan: &Plan) -> Resu
         println!(
             "  FAILED {}: {}",
             outcome.name,
-            outcome.error.as_deref().unwrap_or_default().lines().next().unwrap_or_default()
+            first_words(outcome.error.as_deref().unwrap_or_default())
         );
     }
     if outcomes.is_empty() {
         return Err(anyhow!("no scenario has such a name"));
     }
     if failed.is_empty() { Ok(()) } else { Err(anyhow!("{} scenarios failed", failed.len())) }
+}
+
+/// The beginning of an error, for a list; all of it stands above.
+fn first_words(error: &str) -> String {
+    const CHARACTERS_MAX: usize = 160;
+    error.lines().next().unwrap_or_default().chars().take(CHARACTERS_MAX).collect()
 }
 
 async fn run_one(cluster: &Cluster, scenario: Scenario, keep: bool) -> Outcome {

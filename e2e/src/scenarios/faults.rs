@@ -73,7 +73,7 @@ pub async fn bad_image(space: Space) -> Result<()> {
 /// A job that fails on its rows: restarted with backoff, then given up with its own error.
 pub async fn failing_job_uses_up_its_restarts(space: Space) -> Result<()> {
     // 1 / (5 - n) fails on the fifth row, always.
-    let sql = "CREATE TABLE numbers (n BIGINT) WITH (connector = 'datagen', 'rows-per-second' = '10', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1');\n\
+    let sql = "CREATE TABLE numbers (n BIGINT) WITH (connector = 'datagen', 'rows-per-second' = '10', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '1000000000');\n\
                CREATE TABLE out (n BIGINT) WITH (connector = 'print', 'print-identifier' = 'row');\n\
                INSERT INTO out SELECT 1 / (5 - n) FROM numbers;";
     let policy = json!({"maxRestarts": 2, "windowSeconds": 600, "initialBackoffSeconds": 1, "maxBackoffSeconds": 2});
