@@ -58,11 +58,7 @@ pub async fn run(cluster: &Cluster, scenarios: &[Scenario], plan: &Plan) -> Resu
     let failed: Vec<_> = outcomes.iter().filter(|o| o.error.is_some()).collect();
     println!("\ne2e: {} passed, {} failed, {} s", outcomes.len() - failed.len(), failed.len(), start.elapsed().as_secs());
     for outcome in &failed {
-        println!(
-            "  FAILED {}: {}",
-            outcome.name,
-            first_words(outcome.error.as_deref().unwrap_or_default())
-        );
+        println!("  FAILED {}: {}", outcome.name, first_words(outcome.error.as_deref().unwrap_or_default()));
     }
     if outcomes.is_empty() {
         return Err(anyhow!("no scenario has such a name"));

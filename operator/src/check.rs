@@ -69,12 +69,16 @@ async fn rights(client: &Client, args: &CheckArgs) -> Result<Vec<String>> {
                 ..ResourceAttributes::default()
             };
             let review = SelfSubjectAccessReview {
-                spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..SelfSubjectAccessReviewSpec::default() },
+                spec: SelfSubjectAccessReviewSpec {
+                    resource_attributes: Some(attributes),
+                    ..SelfSubjectAccessReviewSpec::default()
+                },
                 ..SelfSubjectAccessReview::default()
             };
             let answer = reviews.create(&PostParams::default(), &review).await.context("rights can't be asked for")?;
             if !answer.status.is_some_and(|status| status.allowed) {
-                let place = place.as_deref().map_or_else(|| "the whole cluster".to_owned(), |namespace| format!("namespace {namespace}"));
+                let place =
+                    place.as_deref().map_or_else(|| "the whole cluster".to_owned(), |namespace| format!("namespace {namespace}"));
                 wrong.push(format!("it may not {verb} {} in {place}, which it needs for: {}", right.resource, right.why));
             }
         }
@@ -94,7 +98,8 @@ async fn lease(client: &Client, args: &CheckArgs) -> Result<Option<String>> {
         return Ok(Some(format!("nobody holds the Lease {name}: no operator leads")));
     }
     let age = spec.renew_time.map_or(i64::MAX, |at| Timestamp::now().as_second().saturating_sub(at.0.as_second()));
-    Ok((age > LEASE_SECONDS_MAX).then(|| format!("{holder} holds the Lease {name} and hasn't renewed it for {age} s: no operator leads")))
+    Ok((age > LEASE_SECONDS_MAX)
+        .then(|| format!("{holder} holds the Lease {name} and hasn't renewed it for {age} s: no operator leads")))
 }
 
 #[cfg(test)]
