@@ -19,6 +19,7 @@ pub mod health;
 pub mod metrics;
 pub mod names;
 pub mod observe;
+pub mod plugin;
 pub mod pod_facts;
 pub mod rbac;
 pub mod reconcile;

@@ -21,6 +21,7 @@ const SUMMARY: &str = "\
 - [Command line](guide/command-line.md)
   - [Looking into files](guide/inspect.md)
 - [A worker's pod](guide/serve.md)
+  - [kubectl tiderace](guide/kubectl.md)
   - [Metrics](reference/metrics.md)
   - [Admin API](reference/admin-api.md)
 - [Design records](design/README.md)

@@ -38,6 +38,11 @@ struct Admin {
 
 /// The API of a worker, or of a planner where there is no host.
 pub(crate) fn router(host: Option<Arc<Host>>, requests: Requests, time_max: Duration) -> Router {
+    answer::finished(routes(host, time_max), requests)
+}
+
+/// The routes of the API, to be [`answer::finished`].
+pub(crate) fn routes(host: Option<Arc<Host>>, time_max: Duration) -> Router {
     let admin = Admin {
         host: host.clone(),
         planning: Arc::new(Semaphore::new(PLANS_MAX)),
@@ -50,22 +55,19 @@ pub(crate) fn router(host: Option<Arc<Host>>, requests: Requests, time_max: Dura
     if host.is_some() {
         router = router.route("/v1/status", get(status)).route("/v1/stop", post(stop)).route("/v1/exceptions", get(exceptions));
     }
-    let mut router = router
-        .fallback(answer::no_such_path)
-        .method_not_allowed_fallback(answer::no_such_method)
-        .with_state(admin)
-        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));
+    let mut router = router.with_state(admin).layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));
     if let Some(host) = host {
         router = router.layer(middleware::from_fn_with_state(host.epoch(), answer::check_epoch));
     }
-    router
-        .layer(middleware::from_fn_with_state(time_max, answer::limit_time))
-        .layer(middleware::from_fn_with_state(requests, answer::count))
+    router.layer(middleware::from_fn_with_state(time_max, answer::limit_time))
 }
 
 /// What was built, and from what.
 pub(crate) fn version_reply() -> VersionReply {
-    VersionReply { version: env!("CARGO_PKG_VERSION").to_owned(), commit: option_env!("TIDERACE_COMMIT").map(str::to_owned) }
+    VersionReply {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("TIDERACE_COMMIT").filter(|c| !c.is_empty()).map(str::to_owned),
+    }
 }
 
 async fn version() -> Response {

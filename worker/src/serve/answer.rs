@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,14 +74,22 @@ pub(crate) fn body<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> 
     serde_json::from_slice(&bytes).map_err(|error| Refusal::bad(format!("the body is not as described: {error}")))
 }
 
+/// The routes of a port with answers for all that has no route, and a count of everything.
+pub(crate) fn finished(routes: Router, requests: Requests) -> Router {
+    routes
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(requests, count))
+}
+
 /// No such path.
-pub(crate) async fn no_such_path(request: Request) -> Refusal {
+async fn no_such_path(request: Request) -> Refusal {
     let message = format!("there is no {} {}", request.method(), cut(request.uri().path()));
     Refusal::new(StatusCode::NOT_FOUND, Code::BadRequest, message, "docs/reference/admin-api.md lists every path")
 }
 
 /// The path is there, the method isn't.
-pub(crate) async fn no_such_method(request: Request) -> Refusal {
+async fn no_such_method(request: Request) -> Refusal {
     let message = format!("{} can't be called by {}", cut(request.uri().path()), request.method());
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, message, "")
 }
@@ -113,7 +122,7 @@ pub(crate) async fn limit_time(State(limit): State<Duration>, request: Request, 
 }
 
 /// Counts requests by path and status for the metrics.
-pub(crate) async fn count(State(requests): State<Requests>, request: Request, next: Next) -> Response {
+async fn count(State(requests): State<Requests>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let response = next.run(request).await;
     requests.count(&path, response.status().as_u16());

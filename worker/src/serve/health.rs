@@ -29,19 +29,15 @@ pub(crate) struct Health {
     pub started_ms: i64,
 }
 
-/// `/livez`, `/readyz`, `/startupz`, `/metrics`.
-pub(crate) fn router(health: Health) -> Router {
-    let requests = health.requests.clone();
+/// `/livez`, `/readyz`, `/startupz`, `/metrics`, to be [`answer::finished`].
+pub(crate) fn routes(health: Health) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/startupz", get(startupz))
         .route("/metrics", get(metrics_page))
-        .fallback(answer::no_such_path)
-        .method_not_allowed_fallback(answer::no_such_method)
         .with_state(health)
         .layer(middleware::from_fn_with_state(REQUEST_TIME_MAX, answer::limit_time))
-        .layer(middleware::from_fn_with_state(requests, answer::count))
 }
 
 fn verdict(is_well: bool, text: &str) -> Response {

@@ -222,14 +222,19 @@ impl Host {
         }
     }
 
-    /// Runs a job to its end; blocks. `start` isn't called when it was asked to stop before.
-    pub fn run(&self, planned: Planned, start: impl FnOnce() -> Job) {
+    /// Runs a job to its end; blocks. `start` isn't called when it was asked to stop before. `ended` gets the last status of a job that
+    /// finished or stopped, before anybody else sees that it did.
+    pub fn run(&self, planned: Planned, start: impl FnOnce() -> Job, ended: impl FnOnce(&StatusReply)) {
+        let end = |state| {
+            ended(&StatusReply { state, ..self.status() });
+            self.set_state(state);
+        };
         {
             let mut facts = lock(&self.facts);
             facts.planned = Some(planned);
             if facts.asked.is_some() {
                 drop(facts);
-                return self.set_state(WorkerState::Stopped);
+                return end(WorkerState::Stopped);
             }
         }
         let job = self.running.get_or_init(|| Arc::new(start())).clone();
@@ -245,7 +250,7 @@ impl Host {
             self.observe(&progress, &mut logged);
             std::thread::sleep(LOOK);
         }
-        let ended = job.wait();
+        let outcome = job.wait();
         let progress = job.progress();
         self.observe(&progress, &mut logged);
         let asked = {
@@ -260,7 +265,7 @@ impl Host {
             elapsed_ms = progress.elapsed.as_millis() as u64,
             "the job has ended"
         );
-        match (ended, asked) {
+        match (outcome, asked) {
             (Err(error), _) => {
                 let error = match self.hidden.get() {
                     Some(secrets) => secrets.redact_diagnostic(error),
@@ -268,8 +273,8 @@ impl Host {
                 };
                 self.fail(crate::plan_check::problem(&error, None));
             }
-            (Ok(_), Some(_)) => self.set_state(WorkerState::Stopped),
-            (Ok(_), None) => self.set_state(WorkerState::Finished),
+            (Ok(_), Some(_)) => end(WorkerState::Stopped),
+            (Ok(_), None) => end(WorkerState::Finished),
         }
     }
 

@@ -233,7 +233,8 @@ fn nodes(page: &Page, progress: &JobProgress, planned: Option<&Planned>) -> prom
         if let Some(us) = node.lag_us {
             page.set(LAG, &labels, us as f64 / 1e6)?;
         }
-        if node.late_rows > 0 {
+        // From the first scrape on, so that a rate over it is a number and not nothing.
+        if node.kind == NodeKind::Operator || node.late_rows > 0 {
             let name_of = if is_kept(name, Kept::Late) { ROWS_KEPT_ASIDE } else { ROWS_DROPPED };
             page.set(name_of, &[name, "late"], node.late_rows as f64)?;
         }

@@ -22,12 +22,15 @@ mod openapi;
 mod tls;
 mod work_directory;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tiderace_crds::admin::{Problem, StopMode, WorkerState};
+use tiderace_crds::admin::{Problem, StatusReply, StopMode, WorkerState};
 use tiderace_engine::connect::Secrets;
 use tiderace_engine::error::{Code, Diagnostic};
 use tiderace_engine::runtime::{Job, JobOptions};
@@ -103,14 +106,20 @@ async fn serve(arguments: Arc<ServeArgs>, hidden: log::Hidden) -> Exit {
         Ok(signals) => signals,
         Err(error) => return refuse(&arguments, &Diagnostic::new(Code::Internal, format!("no signal can be heard: {error}"))),
     };
-    let certificates = match Certificates::load(&arguments.tls_directory) {
+    // A planner has nothing to hide and changes nothing: it is asked in plain HTTP where nobody gave it certificates.
+    let is_plain = arguments.planner && !arguments.tls_directory.exists();
+    let certificates = match (!is_plain).then(|| Certificates::load(&arguments.tls_directory)).transpose() {
         Ok(certificates) => certificates,
         Err(error) => return refuse(&arguments, &error),
     };
     let address = arguments.listen_address;
     let bound = async {
         let health = listener::bind(address, arguments.health_port).await?;
-        Ok::<_, Diagnostic>((health, listener::bind(address, arguments.admin_port).await?))
+        let admin = match certificates {
+            Some(_) => Some(listener::bind(address, arguments.admin_port).await?),
+            None => None,
+        };
+        Ok::<_, Diagnostic>((health, admin))
     };
     let (health_listener, admin_listener) = match bound.await {
         Ok(listeners) => listeners,
@@ -126,22 +135,28 @@ async fn serve(arguments: Arc<ServeArgs>, hidden: log::Hidden) -> Exit {
         (Some(file), Some(Arc::new(host)))
     };
     tracing::info!(
-        admin = %local(&admin_listener),
-        health = %local(&health_listener),
+        admin = admin_listener.as_ref().map(local),
+        health = local(&health_listener),
         planner = arguments.planner,
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
     let requests = Requests::default();
     let (over, shutdown) = watch::channel(false);
-    let health = Health { host: host.clone(), requests: requests.clone(), certificates: Some(certificates.clone()), started_ms };
-    let health_router = health::router(health);
-    let admin_router = admin::router(host.clone(), requests, admin::REQUEST_TIME_MAX);
-    let services = [
-        tokio::spawn(listener::serve(health_listener, None, health_router, Limits::default(), shutdown.clone())),
-        tokio::spawn(listener::serve(admin_listener, Some(certificates.clone()), admin_router, Limits::default(), shutdown)),
-    ];
-    let follow = tokio::spawn(certificates.follow());
+    let health = Health { host: host.clone(), requests: requests.clone(), certificates: certificates.clone(), started_ms };
+    let mut plain = health::routes(health);
+    if arguments.planner {
+        plain = plain.merge(admin::routes(None, admin::REQUEST_TIME_MAX));
+    }
+    let plain = answer::finished(plain, requests.clone());
+    let mut services = vec![tokio::spawn(listener::serve(health_listener, None, plain, Limits::default(), shutdown.clone()))];
+    let mut follow = None;
+    if let (Some(listener), Some(certificates)) = (admin_listener, certificates) {
+        let router = admin::router(host.clone(), requests, admin::REQUEST_TIME_MAX);
+        let limits = Limits::default();
+        services.push(tokio::spawn(listener::serve(listener, Some(certificates.clone()), router, limits, shutdown)));
+        follow = Some(tokio::spawn(certificates.follow()));
+    }
     let exit = match (host, file) {
         (Some(host), Some(file)) => {
             let (thread_host, thread_arguments) = (host.clone(), arguments.clone());
@@ -164,7 +179,9 @@ async fn serve(arguments: Arc<ServeArgs>, hidden: log::Hidden) -> Exit {
             Exit::Success
         }
     };
-    follow.abort();
+    if let Some(follow) = follow {
+        follow.abort();
+    }
     over.send_replace(true);
     for service in services {
         let _panicked = service.await;
@@ -293,14 +310,15 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
     for view in plan.views.values() {
         view.start(demand.cores);
     }
-    host.run(planned, || Job::start(plan.graph.clone(), options));
-    // An end by a signal is the pod's, not the job's: the next pod runs it.
-    let status = host.status();
-    let is_end = status.state == WorkerState::Finished || (status.state == WorkerState::Stopped && status.operation_id.is_some());
-    if is_end && let Err(error) = work.set_ended(&status) {
-        let message = format!("the job's end can't be written to {}: {error}", arguments.work_directory.display());
-        tracing::error!("{message}; a restart would run it again");
-    }
+    let write_end = |status: &StatusReply| {
+        // An end by a signal is the pod's, not the job's: the next pod runs it.
+        let is_end = status.state == WorkerState::Finished || status.operation_id.is_some();
+        if is_end && let Err(error) = work.set_ended(status) {
+            let folder = arguments.work_directory.display();
+            tracing::error!("the job's end can't be written to {folder}: {error}; a restart would run it again");
+        }
+    };
+    host.run(planned, || Job::start(plan.graph.clone(), options), write_end);
     // The lock is held as long as the process lives: the next one must not start while sinks of this one may still write.
     std::mem::forget(work);
     Ok(())
