@@ -1,13 +1,10 @@
 //! The binary as a user meets it: what is on stdout, what on stderr, how it exits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-<<<<<<< HEAD
 mod error_codes;
 mod full_disk;
-mod stopping;
-=======
 mod serve;
->>>>>>> 89cd153 (kubectl tiderace; serve tested over real sockets and as a process; the end of a job is durable before it is told)
+mod stopping;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
