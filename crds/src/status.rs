@@ -56,6 +56,10 @@ pub struct StreamingJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
 
+    /// The revision whose plan is being checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checking: Option<String>,
+
     /// How the deployed job ended, when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,

@@ -11,6 +11,8 @@ use crate::names::{EPOCH_LABEL, WORKER_CONTAINER};
 const SCHEDULING_SECONDS: i64 = 5;
 /// How long a pod may be overdue in going away before that is trouble, seconds.
 const TERMINATING_SECONDS: i64 = 20;
+/// Lines of a log that are kept where a container left no cause.
+const LAST_LINES: usize = 3;
 /// The most of a container's last words that is kept.
 const LAST_WORDS_BYTES_MAX: usize = 2048;
 
@@ -123,10 +125,17 @@ fn last_words(container: &ContainerStatus) -> Option<String> {
     let mut text = match (end.reason.as_deref(), end.signal) {
         (Some("OOMKilled"), _) => "OOMKilled: the container used more memory than resources.memory".to_owned(),
         (_, Some(signal)) if signal > 0 => format!("killed by signal {signal}"),
+        _ if (129..160).contains(&end.exit_code) => format!("killed by signal {}", end.exit_code - 128),
         _ => format!("exit {}", end.exit_code),
     };
-    if let Some(message) = end.message.filter(|m| !m.trim().is_empty()) {
-        text = format!("{text}: {}", message.trim());
+    // What a worker that was killed logged last is no cause of it, and may be rows. One that ended by itself wrote its cause, or its log's
+    // last lines tell it.
+    let message = end.message.filter(|m| !m.trim().is_empty() && end.exit_code < 129);
+    if let Some(message) = message {
+        let lines: Vec<&str> = message.trim().lines().collect();
+        let is_cause = lines.iter().all(|line| line.starts_with("TR-"));
+        let kept = if is_cause { &lines[..] } else { &lines[lines.len().saturating_sub(LAST_LINES)..] };
+        text = format!("{text}: {}", kept.join("\n"));
     }
     text.truncate(text.floor_char_boundary(LAST_WORDS_BYTES_MAX));
     Some(text)

@@ -34,6 +34,15 @@ impl Verdict {
 impl Pass<'_> {
     /// Finds out whether the target can be run; has its plan checked where that isn't known.
     pub(super) fn validate(&mut self) -> Verdict {
+        let verdict = self.judge();
+        if !matches!(verdict, Verdict::Pending(_) | Verdict::Missing(_)) && self.status.checking.take().is_some() {
+            // Nobody waits for it any more: it was answered, or the manifest changed back.
+            self.actions.push(Action::ForgetChecks);
+        }
+        verdict
+    }
+
+    fn judge(&mut self) -> Verdict {
         let revision = match &self.observed.target {
             Target::Refused(trouble) => return Verdict::Refused(trouble.clone()),
             Target::Missing(trouble) if self.wants_to_run() => return Verdict::Missing(trouble.clone()),
@@ -62,8 +71,13 @@ impl Pass<'_> {
                 "the namespace is being deleted: nothing can be started in it",
             ));
         }
+        let key = format!("{revision} by {image}");
         match &self.observed.check {
             Check::None => {
+                if self.status.checking.as_ref().is_some_and(|c| *c != key) {
+                    self.actions.push(Action::ForgetChecks);
+                }
+                self.status.checking = Some(key);
                 self.actions.push(Action::StartCheck);
                 self.look_again(LOOK_AGAIN_MS);
                 Verdict::Pending(None)
@@ -90,7 +104,6 @@ impl Pass<'_> {
                     plan_hash: reply.plan_hash.clone(),
                     engine_version: Some(reply.engine_version.clone()),
                 });
-                self.actions.push(Action::ForgetChecks);
                 if valid {
                     for warning in reply.warnings.iter().take(3) {
                         let message = problem_text(warning);

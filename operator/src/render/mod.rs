@@ -189,6 +189,7 @@ impl Plan<'_> {
     pub fn check_job(&self) -> Value {
         let body = json!({"spec": {
             "backoffLimit": 0,
+            "ttlSecondsAfterFinished": 3600,
             "completions": 1,
             "parallelism": 1,
             "template": pod::check_template(self),

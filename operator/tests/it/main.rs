@@ -1,0 +1,305 @@
+//! The operator from reading to writing, over an API server in memory.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod api_server;
+mod operator;
+
+use std::collections::BTreeSet;
+
+use api_server::Fault;
+use operator::{World, condition};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tiderace_operator::rbac;
+
+const JOBS: &str = "streamingjobs.tiderace";
+
+impl Fault {
+    fn is_death(&self) -> bool {
+        matches!(self, Self::DiesBefore(_) | Self::DiesAfter(_))
+    }
+}
+
+/// Created, suspended, resumed, changed, finished with, deleted: every kind of operation but those of volumes.
+async fn life(world: &mut World) {
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    world.change(json!({"state": "Suspended"}));
+    world.until_ready("Suspended").await;
+    world.change(json!({"state": "Running"}));
+    world.until_ready("Running").await;
+    world.change(json!({"sql": {"inline": "SELECT 2"}}));
+    world.until_ready("Running").await;
+    world.server.delete(JOBS, "orders");
+    world.until("gone", |server| server.get(JOBS, "orders").is_none()).await;
+}
+
+fn check_end(world: &World, what: &str) {
+    let state = world.server.state();
+    let left: Vec<_> = state.objects.keys().filter(|k| k.0 != "events").collect();
+    assert!(left.is_empty(), "{what}: left behind: {left:?}");
+    let mut epochs = state.epochs.clone();
+    assert!(epochs.is_sorted(), "{what}: an old epoch was started again: {epochs:?}");
+    epochs.dedup();
+    assert!(epochs.len() >= 3, "{what}: {epochs:?}");
+}
+
+#[tokio::test]
+async fn a_job_lives_and_leaves_nothing_behind() {
+    let mut world = World::new();
+    life(&mut world).await;
+    check_end(&world, "undisturbed");
+    assert_eq!(world.server.state().epochs, [1, 2, 3]);
+}
+
+/// The numbers of the calls of an undisturbed life that write, and of one in ten of those that read.
+async fn calls_of_a_life() -> (Vec<usize>, Vec<usize>) {
+    let mut world = World::new();
+    life(&mut world).await;
+    let state = world.server.state();
+    assert_eq!(state.calls, state.asked.len());
+    let (reads, writes): (Vec<_>, Vec<_>) = (1..=state.calls).partition(|k| matches!(state.asked[k - 1].verb, "get" | "list"));
+    assert!(writes.len() > 30, "{} writes", writes.len());
+    (writes, reads.into_iter().step_by(10).collect())
+}
+
+/// The operator's process dies before or after each of its writes, and another takes over from what the API server has. To die at a read is to die
+/// after the write before it.
+#[tokio::test]
+async fn an_operator_may_die_at_any_call() {
+    let (writes, _) = calls_of_a_life().await;
+    for k in writes {
+        for fault in [Fault::DiesBefore(k), Fault::DiesAfter(k)] {
+            let mut world = World::new();
+            world.server.state().fault = fault.clone();
+            life(&mut world).await;
+            check_end(&world, &format!("{fault:?}"));
+        }
+    }
+}
+
+/// Any write fails once, with a conflict or an error of the server; so do some reads.
+#[tokio::test]
+async fn a_failed_call_is_made_again() {
+    let (writes, reads) = calls_of_a_life().await;
+    let faults = writes.into_iter().flat_map(|k| [(k, 409), (k, 500)]).chain(reads.into_iter().map(|k| (k, 500)));
+    for (k, code) in faults {
+        let mut world = World::new();
+        world.server.state().fault = Fault::Answers(k, code);
+        life(&mut world).await;
+        check_end(&world, &format!("call {k} answered {code}"));
+    }
+}
+
+#[tokio::test]
+async fn what_the_api_server_forbids_is_said_and_mended() {
+    for (resource, verb, word) in [
+        ("networkpolicies", "patch", "NetworkPolicy"),
+        ("services", "patch", "Service"),
+        ("secrets", "patch", "Secret"),
+        ("statefulsets", "create", "StatefulSet"),
+        ("jobs", "create", "Job"),
+    ] {
+        let mut world = World::new();
+        world.server.state().fault = Fault::Always(resource, verb, 403);
+        world.change(json!({}));
+        world
+            .until(&format!("{resource} are forbidden"), |server| {
+                let job = server.get(JOBS, "orders").unwrap();
+                let stalled = condition(&job, "Stalled");
+                stalled["reason"] == "ApplyFailed" && stalled["message"].as_str().unwrap_or_default().contains(word)
+            })
+            .await;
+        world.server.state().fault = Fault::None;
+        world.until_ready("Running").await;
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_can_not_be_run_is_said_with_its_place() {
+    let mut world = World::new();
+    world.server.state().plan_is_good = false;
+    world.change(json!({}));
+    world
+        .until("refused", |server| condition(&server.get(JOBS, "orders").unwrap(), "PlanValid")["status"] == "False")
+        .await;
+    let job = world.server.get(JOBS, "orders").unwrap();
+    let message = condition(&job, "PlanValid")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("TR-1002 (line 2, column 8)"), "{message}");
+    assert!(world.server.names("statefulsets.apps").is_empty());
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    assert!(world.server.names("jobs.batch").is_empty(), "the check is taken away");
+}
+
+/// Somebody else's objects by the names that the job would use are left alone, and said.
+#[tokio::test]
+async fn objects_of_others_are_not_touched() {
+    let mut world = World::new();
+    let theirs = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "orders"}, "spec": {"replicas": 5}});
+    world.server.apply("statefulsets.apps", theirs);
+    world.change(json!({}));
+    world
+        .until("a conflict of names", |server| condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "NameConflict")
+        .await;
+    assert_eq!(world.server.get("statefulsets.apps", "orders").unwrap()["spec"]["replicas"], 5);
+    world.server.delete("statefulsets.apps", "orders");
+    world.until_ready("Running").await;
+}
+
+/// A steady job costs no write.
+#[tokio::test]
+async fn a_steady_job_is_not_written_to() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    let before = world.server.state().asked.len();
+    for _ in 0..50 {
+        world.pass().await.unwrap();
+    }
+    let writes: Vec<_> = world.server.state().asked[before..].iter().filter(|a| !matches!(a.verb, "get" | "list")).cloned().collect();
+    assert!(writes.is_empty(), "{writes:?}");
+}
+
+/// A status of a new operator says the same of a job that runs, and touches nothing: upgrades restart no pod.
+#[tokio::test]
+async fn a_new_operator_touches_nothing() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    let before = world.server.state().objects.clone();
+    world.restart();
+    for _ in 0..5 {
+        world.pass().await.unwrap();
+    }
+    assert_eq!(world.server.state().objects, before);
+}
+
+/// Certificates that are due are renewed while the job runs on.
+#[tokio::test]
+async fn certificates_are_renewed_and_the_worker_runs_on() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    let (pod, secret) = (world.server.get("pods", "orders-0"), world.server.get("secrets", "orders-worker-tls").unwrap());
+    world.clock.fetch_add(61 * 86_400_000, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    assert_ne!(world.server.get("secrets", "orders-worker-tls").unwrap()["data"]["tls.crt"], secret["data"]["tls.crt"]);
+    assert_eq!(world.server.get("secrets", "orders-worker-tls").unwrap()["data"]["ca.crt"], secret["data"]["ca.crt"]);
+    assert_eq!(world.server.get("pods", "orders-0"), pod);
+}
+
+/// Every verb that the operator uses is in the table that its roles are made from.
+#[tokio::test]
+async fn rights_cover_what_is_asked() {
+    let mut world = World::new();
+    let sql = json!({"inline": "SELECT 1", "secretRefs": {"pw": {"name": "cred", "key": "password"}}});
+    world.server.apply("secrets", json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cred"}, "data": {"password": "eA=="}}));
+    world.change(json!({"sql": sql, "storage": {"size": "1Gi", "retention": "Delete"}, "monitoring": {"podMonitor": true}}));
+    world.until_ready("Running").await;
+    world.change(json!({"networkPolicy": {"mode": "Disabled"}, "podDisruptionBudget": {"enabled": false}, "monitoring": {}}));
+    world.until_ready("Running").await;
+    world.server.delete(JOBS, "orders");
+    world.until("gone", |server| server.get(JOBS, "orders").is_none()).await;
+    let state = world.server.state();
+    let asked: BTreeSet<_> = state.asked.iter().map(|a| (a.group.clone(), a.resource.clone(), a.verb)).collect();
+    assert!(asked.len() > 20, "{asked:?}");
+    for (group, resource, verb) in asked {
+        assert!(rbac::allows(&group, &resource, verb), "no right to {verb} {resource} in '{group}'");
+    }
+}
+
+#[tokio::test]
+async fn a_spec_that_no_rule_refuses_and_nobody_can_read_is_said() {
+    let mut world = World::new();
+    world.change(json!({"resources": {"memory": "0"}}));
+    world
+        .until("unreadable", |server| condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "InvalidSpec")
+        .await;
+    world.change(json!({"resources": {"memory": "1Gi"}}));
+    world.until_ready("Running").await;
+    world.change(json!({"tomorrow": true}));
+    world
+        .until("a field of tomorrow", |server| condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "InvalidSpec")
+        .await;
+    assert!(world.server.get("pods", "orders-0").is_some(), "what runs goes on");
+    world.server.delete(JOBS, "orders");
+    world.until("gone", |server| server.get(JOBS, "orders").is_none()).await;
+}
+
+fn any_spec() -> impl Strategy<Value = Value> {
+    let text = || "[ -~é\\n]{1,40}";
+    let template = prop_oneof![
+        Just(json!({"spec": {"nodeSelector": {"a": "b"}}})),
+        Just(json!({"spec": {"containers": [{"name": "worker", "command": ["sh"]}]}})),
+        Just(json!({"spec": {"containers": "none"}})),
+        Just(json!({"spec": {"containers": [{"name": "side", "image": 7}]}})),
+        Just(json!({"metadata": {"labels": {"a": 1}}})),
+        Just(json!({"spec": null})),
+        Just(json!({"spec": {"volumes": [{"name": "x"}]}})),
+    ];
+    let maybe = |value: BoxedStrategy<Value>| prop::option::of(value);
+    (
+        (text(), maybe(text().prop_map(Value::from).boxed()), maybe((1_u32..4).prop_map(Value::from).boxed()), maybe(template.boxed())),
+        (
+            maybe(prop_oneof![Just(json!({"cpu": 2})), Just(json!({"memory": "0"})), Just(json!({"cpu": "3", "memory": "2Gi"}))].boxed()),
+            maybe(prop_oneof![Just(json!({"size": "1Gi"})), Just(json!({"size": "0"})), Just(json!({"size": "5Gi", "storageClassName": "x"}))].boxed()),
+            maybe(prop_oneof![Just(json!("Running")), Just(json!("Suspended"))].boxed()),
+            maybe(prop_oneof![Just(json!({"mode": "Savepoint"})), Just(json!({"mode": "Stateless", "rollback": "Automatic"}))].boxed()),
+            maybe((1_u32..9).prop_map(Value::from).boxed()),
+        ),
+    )
+        .prop_map(|((sql, image, replicas, template), (resources, storage, state, upgrade, deadline))| {
+            let mut spec = json!({"sql": {"inline": sql}, "state": "Running", "replicas": 1, "maxParallelism": 256});
+            let fields = [
+                ("image", image),
+                ("replicas", replicas),
+                ("template", template),
+                ("resources", resources),
+                ("storage", storage),
+                ("state", state),
+                ("upgrade", upgrade),
+                ("activeDeadlineSeconds", deadline),
+            ];
+            for (field, value) in fields {
+                if let Some(value) = value {
+                    spec[field] = value;
+                }
+            }
+            spec
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever the schema lets through ends in a condition of its generation, and can be deleted.
+    #[test]
+    fn every_spec_ends_in_a_condition(spec in any_spec()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new();
+            world.change(spec.clone());
+            for _ in 0..25 {
+                // A pass may fail; the job says why by the next.
+                let _shown = world.pass().await;
+                world.server.live();
+            }
+            let job = world.server.get(JOBS, "orders").unwrap();
+            let ready = condition(&job, "Ready");
+            assert_eq!(ready["observedGeneration"], job["metadata"]["generation"], "{job:#}");
+            assert!(ready["status"] == "True" || condition(&job, "Stalled")["status"] == "True", "{job:#}");
+            world.server.delete(JOBS, "orders");
+            world.until("gone", |server| server.get(JOBS, "orders").is_none()).await;
+        });
+    }
+}
