@@ -116,6 +116,9 @@ impl ApiServer {
         for key in keys(&state, "statefulsets.apps") {
             let set = state.objects[&key].clone();
             let pod_key = ("pods".to_owned(), key.1.clone(), format!("{}-0", key.2));
+            if set["spec"]["template"].is_null() {
+                continue; // a test's, of somebody else
+            }
             let wants = set["spec"]["replicas"].as_u64().unwrap_or(1) > 0;
             if !wants {
                 state.remove(&pod_key, true);
