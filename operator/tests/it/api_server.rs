@@ -125,14 +125,18 @@ impl ApiServer {
             } else if !state.objects.contains_key(&pod_key) {
                 let mut pod = set["spec"]["template"].clone();
                 let epoch: u64 = pod["metadata"]["labels"]["tiderace.dev/epoch"].as_str().unwrap().parse().unwrap();
-                let others = state.objects.iter().filter(|(k, p)| k.0 == "pods" && p["metadata"]["labels"]["tiderace.dev/epoch"].is_string());
+                let others = state
+                    .objects
+                    .iter()
+                    .filter(|(k, p)| k.0 == "pods" && p["metadata"]["labels"]["tiderace.dev/epoch"].is_string());
                 assert_eq!(others.count(), 0, "two workers at once");
                 state.epochs.push(epoch);
                 state.worker = if state.worker == "Stopped" { "Running" } else { state.worker };
                 pod["apiVersion"] = json!("v1");
                 pod["kind"] = json!("Pod");
                 pod["metadata"]["name"] = json!(pod_key.2);
-                pod["metadata"]["ownerReferences"] = json!([{"uid": set["metadata"]["uid"], "kind": "StatefulSet", "name": key.2, "apiVersion": "apps/v1"}]);
+                pod["metadata"]["ownerReferences"] =
+                    json!([{"uid": set["metadata"]["uid"], "kind": "StatefulSet", "name": key.2, "apiVersion": "apps/v1"}]);
                 pod["status"] = json!({
                     "podIP": "127.0.0.1",
                     "conditions": [{"type": "Ready", "status": "True"}],
@@ -143,7 +147,15 @@ impl ApiServer {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str, query: &str, metadata_only: bool, content_type: &str, body: &[u8]) -> Option<(u16, Value)> {
+    fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &str,
+        metadata_only: bool,
+        content_type: &str,
+        body: &[u8],
+    ) -> Option<(u16, Value)> {
         let mut state = self.state();
         state.calls += 1;
         let call = state.calls;
@@ -162,8 +174,10 @@ impl ApiServer {
         let (code, mut value) = state.handle(method, path, query, content_type, body);
         if metadata_only && code < 300 {
             value = match value.get("items").and_then(Value::as_array) {
-                Some(items) => json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": value["metadata"],
-                    "items": items.iter().map(partial).collect::<Vec<_>>()}),
+                Some(items) => {
+                    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": value["metadata"],
+                    "items": items.iter().map(partial).collect::<Vec<_>>()})
+                }
                 None => partial(&value),
             };
         }
@@ -195,7 +209,8 @@ impl State {
             namespace = rest[1];
             rest = &rest[2..];
         }
-        let plural = if group.is_empty() { rest[0].to_owned() } else { format!("{}.{}", rest[0], group.split('.').next().unwrap()) };
+        let plural =
+            if group.is_empty() { rest[0].to_owned() } else { format!("{}.{}", rest[0], group.split('.').next().unwrap()) };
         let key = |name: &str| (plural.clone(), namespace.to_owned(), name.to_owned());
         let is_status = rest.get(2) == Some(&"status");
         let body = || serde_json::from_slice::<Value>(body).unwrap_or(Value::Null);
@@ -407,8 +422,14 @@ impl tower::Service<Request<Body>> for ApiServer {
             let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
             let header = |name: &str| parts.headers.get(name).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned();
             let metadata_only = header("accept").contains("PartialObjectMetadata");
-            let answer =
-                server.answer(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default(), metadata_only, &header("content-type"), &body);
+            let answer = server.answer(
+                &parts.method,
+                parts.uri.path(),
+                parts.uri.query().unwrap_or_default(),
+                metadata_only,
+                &header("content-type"),
+                &body,
+            );
             let Some((code, value)) = answer else { return Err(std::io::Error::other("the connection broke")) };
             Response::builder()
                 .status(code)

@@ -120,9 +120,7 @@ async fn a_plan_that_can_not_be_run_is_said_with_its_place() {
     let mut world = World::new();
     world.server.state().plan_is_good = false;
     world.change(json!({}));
-    world
-        .until("refused", |server| condition(&server.get(JOBS, "orders").unwrap(), "PlanValid")["status"] == "False")
-        .await;
+    world.until("refused", |server| condition(&server.get(JOBS, "orders").unwrap(), "PlanValid")["status"] == "False").await;
     let job = world.server.get(JOBS, "orders").unwrap();
     let message = condition(&job, "PlanValid")["message"].as_str().unwrap().to_owned();
     assert!(message.contains("TR-1002 (line 2, column 8)"), "{message}");
@@ -141,7 +139,9 @@ async fn objects_of_others_are_not_touched() {
     world.server.apply("statefulsets.apps", theirs);
     world.change(json!({}));
     world
-        .until("a conflict of names", |server| condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "NameConflict")
+        .until("a conflict of names", |server| {
+            condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "NameConflict"
+        })
         .await;
     assert_eq!(world.server.get("statefulsets.apps", "orders").unwrap()["spec"]["replicas"], 5);
     world.server.delete("statefulsets.apps", "orders");
@@ -161,7 +161,8 @@ async fn a_steady_job_is_not_written_to() {
     for _ in 0..50 {
         world.pass().await.unwrap();
     }
-    let writes: Vec<_> = world.server.state().asked[before..].iter().filter(|a| !matches!(a.verb, "get" | "list")).cloned().collect();
+    let writes: Vec<_> =
+        world.server.state().asked[before..].iter().filter(|a| !matches!(a.verb, "get" | "list")).cloned().collect();
     assert!(writes.is_empty(), "{writes:?}");
 }
 
@@ -203,7 +204,10 @@ async fn certificates_are_renewed_and_the_worker_runs_on() {
 async fn rights_cover_what_is_asked() {
     let mut world = World::new();
     let sql = json!({"inline": "SELECT 1", "secretRefs": {"pw": {"name": "cred", "key": "password"}}});
-    world.server.apply("secrets", json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cred"}, "data": {"password": "eA=="}}));
+    world.server.apply(
+        "secrets",
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cred"}, "data": {"password": "eA=="}}),
+    );
     world.change(json!({"sql": sql, "storage": {"size": "1Gi", "retention": "Delete"}, "monitoring": {"podMonitor": true}}));
     world.until_ready("Running").await;
     world.change(json!({"networkPolicy": {"mode": "Disabled"}, "podDisruptionBudget": {"enabled": false}, "monitoring": {}}));
@@ -229,7 +233,9 @@ async fn a_spec_that_no_rule_refuses_and_nobody_can_read_is_said() {
     world.until_ready("Running").await;
     world.change(json!({"tomorrow": true}));
     world
-        .until("a field of tomorrow", |server| condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "InvalidSpec")
+        .until("a field of tomorrow", |server| {
+            condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "InvalidSpec"
+        })
         .await;
     assert!(world.server.get("pods", "orders-0").is_some(), "what runs goes on");
     world.server.delete(JOBS, "orders");
@@ -249,12 +255,30 @@ fn any_spec() -> impl Strategy<Value = Value> {
     ];
     let maybe = |value: BoxedStrategy<Value>| prop::option::of(value);
     (
-        (text(), maybe(text().prop_map(Value::from).boxed()), maybe((1_u32..4).prop_map(Value::from).boxed()), maybe(template.boxed())),
         (
-            maybe(prop_oneof![Just(json!({"cpu": 2})), Just(json!({"memory": "0"})), Just(json!({"cpu": "3", "memory": "2Gi"}))].boxed()),
-            maybe(prop_oneof![Just(json!({"size": "1Gi"})), Just(json!({"size": "0"})), Just(json!({"size": "5Gi", "storageClassName": "x"}))].boxed()),
+            text(),
+            maybe(text().prop_map(Value::from).boxed()),
+            maybe((1_u32..4).prop_map(Value::from).boxed()),
+            maybe(template.boxed()),
+        ),
+        (
+            maybe(
+                prop_oneof![Just(json!({"cpu": 2})), Just(json!({"memory": "0"})), Just(json!({"cpu": "3", "memory": "2Gi"}))]
+                    .boxed(),
+            ),
+            maybe(
+                prop_oneof![
+                    Just(json!({"size": "1Gi"})),
+                    Just(json!({"size": "0"})),
+                    Just(json!({"size": "5Gi", "storageClassName": "x"}))
+                ]
+                .boxed(),
+            ),
             maybe(prop_oneof![Just(json!("Running")), Just(json!("Suspended"))].boxed()),
-            maybe(prop_oneof![Just(json!({"mode": "Savepoint"})), Just(json!({"mode": "Stateless", "rollback": "Automatic"}))].boxed()),
+            maybe(
+                prop_oneof![Just(json!({"mode": "Savepoint"})), Just(json!({"mode": "Stateless", "rollback": "Automatic"}))]
+                    .boxed(),
+            ),
             maybe((1_u32..9).prop_map(Value::from).boxed()),
         ),
     )

@@ -26,7 +26,8 @@ struct Fake(ApiServer);
 impl Workers for Fake {
     fn status<'a>(&'a self, _: &'a Target) -> Call<'a, StatusReply> {
         let state = self.0.state();
-        let pod = state.objects.values().find(|o| o["kind"] == "Pod" && o["metadata"]["labels"]["tiderace.dev/epoch"].is_string());
+        let pod =
+            state.objects.values().find(|o| o["kind"] == "Pod" && o["metadata"]["labels"]["tiderace.dev/epoch"].is_string());
         let epoch: Option<u64> = pod.and_then(|p| p["metadata"]["labels"]["tiderace.dev/epoch"].as_str()?.parse().ok());
         let reply = epoch.map(|epoch| {
             serde_json::from_value(json!({
@@ -93,7 +94,10 @@ impl World {
             }
             self.server.live();
         }
-        panic!("not within 400 passes: {what}; the job is {:#}", self.server.get("streamingjobs.tiderace", "orders").unwrap_or_default());
+        panic!(
+            "not within 400 passes: {what}; the job is {:#}",
+            self.server.get("streamingjobs.tiderace", "orders").unwrap_or_default()
+        );
     }
 
     pub async fn until_ready(&mut self, reason: &str) -> usize {
