@@ -8,6 +8,7 @@
 //! ```
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod bugs;
 mod checkpoint;
 mod checkpoint_store;
 mod device;
@@ -20,6 +21,7 @@ mod point;
 mod raw;
 mod segment;
 mod shard;
+mod store;
 mod sync;
 mod wal;
 
@@ -36,5 +38,6 @@ pub use log::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX, Log, LogRecord, LogScan, O
 pub use ordered::{OrderedRange, OrderedTable};
 pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};
 pub use segment::{Finding, LogError, LogOptions, Lsn, RepairPolicy, RepairReport};
-pub use shard::{Shard, ShardOptions, TableId};
+pub use shard::{Answer, Busy, OpenAt, Operation, Recovered, Residency, Shard, ShardOptions, Submitted, TableId, Ticket};
+pub use store::{StoreCounts, StoreError, StoreOptions};
 pub use wal::{Commit, SourceOffset, Wal, WalEntry, WalError, WalOptions};

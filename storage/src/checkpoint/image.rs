@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::format::{KIND_ORDERED, KIND_POINT, SectionWriter};
+use super::format::{KIND_ORDERED, KIND_POINT, SectionWriter, read_payload};
 use crate::shard::{Shard, TableId};
 
 /// A block is closed when it is at least this long; one record may make it longer.
@@ -46,6 +46,15 @@ impl Image {
     /// `vnode_count`: 1 to 65 535.
     #[must_use]
     pub fn of(shard: &Shard, vnode_count: u32) -> Self {
+        Self::filtered(shard, vnode_count, |_| true, |_, _| true)
+    }
+
+    fn filtered(
+        shard: &Shard,
+        vnode_count: u32,
+        has_vnode: impl Fn(u32) -> bool,
+        has_ordered: impl Fn(TableId, &[u8]) -> bool,
+    ) -> Self {
         assert!((1..=65_535).contains(&vnode_count), "1 to 65535 vnodes");
         let mut image = Self { vnode_count, records: 0, tables: 0, blocks: Vec::new() };
         let mut open: Vec<SectionWriter> = (0..vnode_count).map(|_| SectionWriter::default()).collect();
@@ -59,6 +68,9 @@ impl Image {
                 for record in &found {
                     let hash = table.hash(*record);
                     let vnode = vnode_of(hash, vnode_count);
+                    if !has_vnode(vnode) {
+                        continue;
+                    }
                     let writer = &mut open[vnode as usize];
                     writer.push(id, KIND_POINT, table.value_width(), hash, table.key(*record), table.value(*record));
                     image.records += 1;
@@ -76,7 +88,7 @@ impl Image {
         let mut writer = SectionWriter::default();
         for (id, table) in shard.ordered_tables() {
             image.tables += 1;
-            for (key, value) in table.range(Bound::Unbounded, Bound::Unbounded) {
+            for (key, value) in table.range(Bound::Unbounded, Bound::Unbounded).filter(|(key, _)| has_ordered(id, key)) {
                 writer.push(id, KIND_ORDERED, 0, 0, key, value);
                 image.records += 1;
                 if writer.len() >= BLOCK_BYTES {
@@ -102,6 +114,30 @@ impl Image {
             all.blocks.extend(image.blocks);
         }
         Some(all)
+    /// What the shard holds of point tables in some vnodes out of `vnode_count`, and of ordered tables under keys of which `has_ordered` says
+    /// that they belong to them: to be put into another shard by [`put_into`](Self::put_into), and taken out of this one by
+    /// [`Shard::remove_vnodes`]. Other vnodes' records are looked at and not copied.
+    #[must_use]
+    pub fn of_vnodes(
+        shard: &Shard,
+        vnode_count: u32,
+        vnodes: std::ops::Range<u32>,
+        has_ordered: impl Fn(TableId, &[u8]) -> bool,
+    ) -> Self {
+        Self::filtered(shard, vnode_count, |vnode| vnodes.contains(&vnode), has_ordered)
+    }
+
+    /// Puts all its records into a shard, over what that has of their keys; how many.
+    pub fn put_into(&self, shard: &mut Shard) -> u64 {
+        let mut count = 0;
+        for block in &self.blocks {
+            let read = read_payload(&block.payload, |r| {
+                restore(shard, r.table, r.kind, r.value_width, r.hash, r.key, r.value);
+                count += 1;
+            });
+            debug_assert!(read.is_some(), "an image is what its writer made");
+        }
+        count
     }
 
     /// What it takes in memory, and about what it will take on the device.

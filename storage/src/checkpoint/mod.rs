@@ -72,6 +72,24 @@ pub enum CheckpointError {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A shard's pages on the device are useless.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// One checkpoint at a time.
+    #[error("checkpoint {version} is still being written")]
+    InProgress {
+        /// Which.
+        version: u64,
+    },
+    /// A shard is cut between two operations.
+    #[error("{count} operations are pending: complete them, then cut")]
+    OperationsPending {
+        /// How many.
+        count: usize,
+    },
+    /// The shard was made without a device for checkpoints.
+    #[error("the shard keeps no checkpoints: make it with Shard::open")]
+    NotDurable,
 }
 
 /// A committed checkpoint.

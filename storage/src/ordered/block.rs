@@ -4,6 +4,9 @@
 //! order of the keys. So an insertion moves four bytes a neighbour, not the entries.
 
 use std::cmp::Ordering;
+use std::sync::OnceLock;
+
+use super::snapshot::BlockFrame;
 
 const ENTRY_HEADER_BYTES: usize = 8;
 
@@ -15,6 +18,24 @@ pub(super) struct Block {
     slots: Vec<u32>,
     /// Bytes of entries that are in use.
     live_bytes: usize,
+    /// Where it was written to, as it is.
+    pub(super) frame: OnceLock<BlockFrame>,
+}
+
+/// What an `Arc` needs beside what is in it.
+const ARC_BYTES: usize = 16;
+
+impl Clone for Block {
+    /// The copy is to be changed, so it isn't written anywhere.
+    fn clone(&self) -> Self {
+        Self {
+            fence: self.fence,
+            entries: self.entries.clone(),
+            slots: self.slots.clone(),
+            live_bytes: self.live_bytes,
+            frame: OnceLock::new(),
+        }
+    }
 }
 
 /// The first eight bytes of a key as a number that orders as they do.
@@ -49,7 +70,25 @@ impl Block {
     }
 
     pub(super) fn allocated_bytes(&self) -> usize {
-        self.entries.capacity() + self.slots.capacity() * size_of::<u32>()
+        ARC_BYTES + size_of::<Self>() + self.entries.capacity() + self.slots.capacity() * size_of::<u32>()
+    }
+
+    /// It isn't what was written of it any more.
+    #[inline(always)]
+    pub(super) fn changes(&mut self) {
+        if self.frame.get_mut().is_some() {
+            self.frame.take();
+        }
+    }
+
+    /// All entries in order: key length 4 · value length 4 · key · value.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.live_bytes);
+        for at in &self.slots {
+            let at = *at as usize;
+            bytes.extend_from_slice(&self.entries[at..at + ENTRY_HEADER_BYTES + self.length(at) + self.length(at + 4)]);
+        }
+        bytes
     }
 
     fn length(&self, at: usize) -> usize {

@@ -4,6 +4,7 @@
 //! own; a lookup compares first keys by their first eight bytes, then searches one block.
 
 mod block;
+mod snapshot;
 
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -12,6 +13,10 @@ use std::sync::Arc;
 use crate::memory::Account;
 use crate::point::TableLayout;
 use block::{Block, entry_bytes, key_prefix};
+pub(crate) use snapshot::OrderedSnapshot;
+
+/// Blocks, shared with snapshots until one is changed.
+type Chunk = Arc<Vec<Arc<Block>>>;
 
 /// A new block has room for this much more than what made it.
 const SPARE_BYTES: usize = 64;
@@ -20,7 +25,7 @@ const SPARE_BYTES: usize = 64;
 #[derive(Debug)]
 pub struct OrderedTable {
     /// None is empty, and no block in them is.
-    chunks: Vec<Vec<Block>>,
+    chunks: Vec<Chunk>,
     len: usize,
     block_bytes: usize,
     chunk_blocks: usize,
@@ -53,7 +58,7 @@ impl OrderedTable {
     }
 
     fn settle(&mut self) {
-        let directory = self.chunks.capacity() * size_of::<Vec<Block>>();
+        let directory = self.chunks.capacity() * size_of::<Chunk>();
         self.account.settle(size_of::<Self>() + directory + self.allocated_bytes);
     }
 
@@ -61,7 +66,7 @@ impl OrderedTable {
     #[inline(always)]
     fn block_of(&self, key: &[u8]) -> (usize, usize) {
         let prefix = key_prefix(key);
-        let begins_at_or_below = |block: &Block| block.first_cmp(key, prefix) != Ordering::Greater;
+        let begins_at_or_below = |block: &Arc<Block>| block.first_cmp(key, prefix) != Ordering::Greater;
         let chunk = self.chunks.partition_point(|blocks| begins_at_or_below(&blocks[0])).saturating_sub(1);
         let block = self.chunks[chunk].partition_point(begins_at_or_below).saturating_sub(1);
         (chunk, block)
@@ -69,39 +74,57 @@ impl OrderedTable {
 
     /// Runs `f` on a block and accounts for what it allocates or frees.
     fn with_block<R>(&mut self, chunk: usize, block: usize, f: impl FnOnce(&mut Block) -> R) -> R {
-        let block = &mut self.chunks[chunk][block];
-        let before = block.allocated_bytes();
+        let before = self.chunks[chunk][block].allocated_bytes();
+        let block = self.block_mut(chunk, block);
         let result = f(block);
-        self.allocated_bytes = self.allocated_bytes - before + block.allocated_bytes();
+        let after = block.allocated_bytes();
+        self.allocated_bytes = self.allocated_bytes - before + after;
         result
     }
 
-    fn chunk_bytes(&self, chunk: usize) -> usize {
-        self.chunks[chunk].capacity() * size_of::<Block>()
+    /// A chunk to change; a snapshot that has it keeps what it was.
+    fn chunk_mut(&mut self, chunk: usize) -> &mut Vec<Arc<Block>> {
+        let before = self.chunk_bytes(chunk);
+        let blocks = Arc::make_mut(&mut self.chunks[chunk]);
+        // A copy has no spare room.
+        self.allocated_bytes = self.allocated_bytes - before + blocks.capacity() * size_of::<Arc<Block>>();
+        blocks
     }
 
-    fn add_chunk(&mut self, at: usize, blocks: Vec<Block>) {
-        self.chunks.insert(at, blocks);
+    /// A block to change; a snapshot that has it keeps what it was.
+    fn block_mut(&mut self, chunk: usize, block: usize) -> &mut Block {
+        let block = Arc::make_mut(&mut self.chunk_mut(chunk)[block]);
+        block.changes();
+        block
+    }
+
+    fn chunk_bytes(&self, chunk: usize) -> usize {
+        self.chunks[chunk].capacity() * size_of::<Arc<Block>>()
+    }
+
+    fn add_chunk(&mut self, at: usize, blocks: Vec<Arc<Block>>) {
+        self.chunks.insert(at, Arc::new(blocks));
         self.allocated_bytes += self.chunk_bytes(at);
     }
 
     /// Puts a block into a chunk, and splits the chunk when that makes it too long.
     fn add_block(&mut self, chunk: usize, at: usize, block: Block) {
         self.allocated_bytes += block.allocated_bytes();
+        self.chunk_mut(chunk);
         let before = self.chunk_bytes(chunk);
-        self.chunks[chunk].insert(at, block);
+        self.chunk_mut(chunk).insert(at, Arc::new(block));
         self.allocated_bytes = self.allocated_bytes - before + self.chunk_bytes(chunk);
         let len = self.chunks[chunk].len();
         if len > self.chunk_blocks {
             // Behind the last block of all the next one will come too: leave this chunk full.
             let kept = if at + 1 == len && chunk + 1 == self.chunks.len() { len - 1 } else { len / 2 };
-            let blocks = self.chunks[chunk].split_off(kept);
+            let blocks = self.chunk_mut(chunk).split_off(kept);
             self.add_chunk(chunk + 1, blocks);
         }
     }
 
     fn drop_block(&mut self, chunk: usize, block: usize) {
-        let gone = self.chunks[chunk].remove(block);
+        let gone = self.chunk_mut(chunk).remove(block);
         self.allocated_bytes -= gone.allocated_bytes();
         if self.chunks[chunk].is_empty() {
             self.allocated_bytes -= self.chunk_bytes(chunk);
@@ -117,7 +140,7 @@ impl OrderedTable {
         if blocks.len() < blocks.capacity() / 4 {
             self.allocated_bytes -= self.chunk_bytes(chunk);
             let len = self.chunks[chunk].len();
-            self.chunks[chunk].shrink_to(2 * len);
+            self.chunk_mut(chunk).shrink_to(2 * len);
             self.allocated_bytes += self.chunk_bytes(chunk);
         }
     }
@@ -135,14 +158,15 @@ impl OrderedTable {
             return;
         }
         let (chunk, block) = self.block_of(key);
-        let found = &mut self.chunks[chunk][block];
+        let found = &self.chunks[chunk][block];
         let slot = match found.search(key) {
             Ok(slot) => {
-                if found.value_mut(slot).len() == value.len() {
-                    found.value_mut(slot).copy_from_slice(value);
+                if found.entry(slot).1.len() == value.len() {
+                    self.with_block(chunk, block, |b| b.value_mut(slot).copy_from_slice(value));
+                    self.settle();
                     return;
                 }
-                found.remove(slot);
+                self.with_block(chunk, block, |b| b.remove(slot));
                 slot
             }
             Err(slot) => {
@@ -201,9 +225,8 @@ impl OrderedTable {
             return false;
         }
         let (chunk, block) = self.block_of(key);
-        let found = &mut self.chunks[chunk][block];
-        let Ok(slot) = found.search(key) else { return false };
-        found.remove(slot);
+        let Ok(slot) = self.chunks[chunk][block].search(key) else { return false };
+        self.with_block(chunk, block, |b| b.remove(slot));
         self.len -= 1;
         self.tidy(chunk, block);
         self.settle();
@@ -237,7 +260,7 @@ impl OrderedTable {
             } else {
                 return;
             };
-            let upper = self.chunks[chunk].remove(lower + 1);
+            let upper = self.chunk_mut(chunk).remove(lower + 1);
             self.allocated_bytes -= upper.allocated_bytes();
             self.with_block(chunk, lower, |b| {
                 *b = b.part(0, b.len(), upper.live_bytes());
@@ -303,16 +326,16 @@ impl OrderedTable {
         let (Ok(slot) | Err(slot)) = self.chunks[chunk][block].search(end);
         let mut gone = slot;
         for blocks in &self.chunks[..chunk] {
-            self.allocated_bytes -= blocks.capacity() * size_of::<Block>();
-            self.allocated_bytes -= blocks.iter().map(Block::allocated_bytes).sum::<usize>();
-            gone += blocks.iter().map(Block::len).sum::<usize>();
+            self.allocated_bytes -= blocks.capacity() * size_of::<Arc<Block>>();
+            self.allocated_bytes -= blocks.iter().map(|b| b.allocated_bytes()).sum::<usize>();
+            gone += blocks.iter().map(|b| b.len()).sum::<usize>();
         }
         for block in &self.chunks[chunk][..block] {
             self.allocated_bytes -= block.allocated_bytes();
             gone += block.len();
         }
         self.chunks.drain(..chunk);
-        self.chunks[0].drain(..block);
+        self.chunk_mut(0).drain(..block);
         self.shrink_chunk(0);
         if slot > 0 {
             self.with_block(0, 0, |b| b.remove_first(slot));
@@ -321,6 +344,24 @@ impl OrderedTable {
         self.len -= gone;
         self.settle();
         gone
+    }
+
+    /// What the table holds now; takes time for chunks. The table goes on, and copies what it changes.
+    pub(crate) fn snapshot(&self) -> OrderedSnapshot {
+        OrderedSnapshot::new(self.chunks.clone())
+    }
+
+    /// Puts the entries of an encoded block in; `None` when they are none.
+    pub(crate) fn put_encoded(&mut self, mut bytes: &[u8]) -> Option<()> {
+        while !bytes.is_empty() {
+            let (lengths, rest) = bytes.split_first_chunk::<8>()?;
+            let length = |at: usize| Some(u32::from_le_bytes(lengths[at..at + 4].try_into().ok()?) as usize);
+            let (key, rest) = rest.split_at_checked(length(0)?)?;
+            let (value, rest) = rest.split_at_checked(length(4)?)?;
+            self.put(key, value);
+            bytes = rest;
+        }
+        Some(())
     }
 
     /// How many keys.
@@ -404,7 +445,7 @@ mod tests {
             let mut len = 0;
             for blocks in &self.chunks {
                 assert!(!blocks.is_empty() && blocks.len() <= self.chunk_blocks);
-                for block in blocks {
+                for block in blocks.iter() {
                     assert!(block.len() > 0);
                     assert!(block.filled_bytes() <= self.block_bytes || block.len() == 1);
                     assert_eq!(block.first_cmp(block.key(0), key_prefix(block.key(0))), Ordering::Equal);
@@ -421,9 +462,9 @@ mod tests {
                 }
             }
             assert_eq!(len, self.len);
-            let blocks = self.chunks.iter().map(|c| c.capacity() * size_of::<Block>()).sum::<usize>();
-            let held = self.chunks.iter().flatten().map(Block::allocated_bytes).sum::<usize>();
-            let directory = self.chunks.capacity() * size_of::<Vec<Block>>();
+            let blocks = self.chunks.iter().map(|c| c.capacity() * size_of::<Arc<Block>>()).sum::<usize>();
+            let held = self.chunks.iter().flat_map(|c| c.iter()).map(|b| b.allocated_bytes()).sum::<usize>();
+            let directory = self.chunks.capacity() * size_of::<Chunk>();
             assert_eq!(self.used_bytes(), size_of::<Self>() + directory + blocks + held);
         }
     }

@@ -1,19 +1,25 @@
 //! The hash index of a point table: linear hashing over buckets of one cache line.
 //!
 //! A bucket is eight words: seven entries `tag:24 | address:40`, 0 when empty, and the number of an overflow bucket plus one, 0 when none.
-//! The low bits of the hash choose the bucket, bits 32 to 55 are the tag (the topmost place keys on cores, so they differ little within one
-//! core). Growth splits two buckets an insert, shrinking merges two a removal, and memory comes in segments of at most 2 MiB, so no single
+//! The low bits of the hash choose the bucket, bits 8 to 31 are the tag (the topmost place keys on cores, so they differ little within one
+//! core). So a bucket of 256 or more is split by what its entries themselves say: records on a device needn't be read for it, and those in
+//! memory aren't touched; 10 M keys leave 11 bits of the tag that the bucket doesn't imply. Growth splits two buckets an insert, shrinking merges two a removal, and memory comes in segments of at most 2 MiB, so no single
 //! operation pauses for the size of the table.
 
 use smallvec::SmallVec;
 
 use super::TableLayout;
+use crate::bugs::{self, Bug};
 use crate::raw::{Buffer, matching_tags};
 
 /// Bits of an entry that are the address.
 pub(super) const ADDRESS_BITS: u32 = 40;
 const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 const TAG_BITS: u32 = 24;
+/// The lowest bit of the hash in the tag.
+const TAG_SHIFT: u32 = 8;
+/// Tables with at least this many buckets never ask for the hash of a record that is there.
+pub(super) const SELF_SUFFICIENT_BITS: u8 = TAG_SHIFT as u8;
 const SLOTS: usize = 7;
 const LINK: usize = 7;
 const BUCKET_WORDS: usize = 8;
@@ -100,6 +106,16 @@ impl Buckets {
         id
     }
 
+    /// An upper bound of the memory that so many more buckets take.
+    fn room_for(&self, more: usize) -> usize {
+        let (last, _) = self.place(self.len + more);
+        let new: usize = (self.segments.len()..=last).map(|s| self.segment_len(s) * BUCKET_BYTES).sum();
+        let more = (last + 1).saturating_sub(self.segments.len());
+        let directory =
+            if self.segments.len() + more <= self.segments.capacity() { 0 } else { self.segments.capacity().max(more).max(4) };
+        new + directory * size_of::<Buffer>()
+    }
+
     /// Takes the last bucket away, and its segment when that is empty then.
     fn pop(&mut self) {
         self.len -= 1;
@@ -167,7 +183,7 @@ impl Index {
 
     #[inline(always)]
     fn tagged(&self, hash: u64) -> u64 {
-        ((hash >> 32) & self.tag_mask) << ADDRESS_BITS
+        ((hash >> TAG_SHIFT) & self.tag_mask) << ADDRESS_BITS
     }
 
     /// The slots of a bucket whose tag fits, as bits; empty slots may be among them when the tag is 0.
@@ -217,8 +233,12 @@ impl Index {
             for _ in 0..STEPS {
                 self.split_one(&hash_of);
             }
-            for word in &self.buckets.get(self.split)[..SLOTS] {
-                prefetch(word & ADDRESS_MASK);
+            if self.level < TAG_SHIFT {
+                for word in &self.buckets.get(self.split)[..SLOTS] {
+                    prefetch(word & ADDRESS_MASK);
+                }
+            } else {
+                self.buckets.prefetch(self.split);
             }
         }
     }
@@ -274,9 +294,13 @@ impl Index {
         self.drain(from, &mut words);
         let to = self.buckets.push();
         debug_assert_eq!(to, from + (1 << self.level));
+        let in_tag = self.level.checked_sub(TAG_SHIFT).filter(|b| self.tag_mask >> b & 1 == 1);
         for word in words {
-            let id = if hash_of(word & ADDRESS_MASK) & bit == 0 { from } else { to };
-            self.place(id, word);
+            let goes_up = match in_tag {
+                Some(tag_bit) => word >> (ADDRESS_BITS + tag_bit) & 1 == 1,
+                None => hash_of(word & ADDRESS_MASK) & bit != 0,
+            };
+            self.place(if goes_up != bugs::is_on(Bug::SplitsWrong) { to } else { from }, word);
         }
         self.split += 1;
         if self.split == 1 << self.level {
@@ -318,6 +342,24 @@ impl Index {
                 next => bucket = self.overflow.get_mut(next as usize - 1),
             }
         }
+    }
+
+    /// Whether an address is there.
+    pub(super) fn contains(&self, hash: u64, address: u64) -> bool {
+        let mut probe = self.probe(hash);
+        while let Some(at) = probe.next() {
+            if at == address {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// An upper bound of the memory that so many insertions take.
+    pub(super) fn room_for(&self, insertions: usize) -> usize {
+        let overflow_free = if self.overflow_free == 0 { insertions } else { insertions.saturating_sub(1) };
+        self.buckets.room_for(STEPS * insertions + (1 << self.first_bits))
+            + self.overflow.room_for(insertions * (1 + STEPS) + overflow_free)
     }
 
     /// Forgets an address; whether it was there.

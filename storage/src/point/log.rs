@@ -2,30 +2,41 @@
 //!
 //! ```text
 //! record, 8-byte aligned, never across a page:
-//!   0  u64  value length:32 | key length:28 | flags:4
+//!   0  u64  value length:32 | key length:26 | flags:6
 //!   8  u64  hash of the key
 //!  16       value, padded to 8 · key, padded to 8; at least 24 bytes in all
 //! free space: the same lengths word, then u32 next | u32 previous of its list when LINKED
 //! ```
 //! An address is `page number << page_bits | offset`, in units of 8 bytes; it names a record until the record is freed or moved. Pages grow
-//! with the table (a small table costs little), up to `1 << page_bits` bytes; a record larger than that has a page of its own.
+//! with the table (a small table costs little), up to `1 << page_bits` bytes; a record larger than a quarter of that has a page of its own.
+//!
+//! With a store, pages have regions by the order in which they were made: those below `sealed_below` are sealed, their records are never
+//! changed or reused again (a change copies to the tail), they are written to the device, and once durable their memory may go; see `cold`.
+
+use std::cell::{Cell, OnceCell};
 
 use super::TableLayout;
+use super::cold::{Cold, growth};
 use super::index::ADDRESS_BITS;
 use crate::raw::Buffer;
 
 /// Bytes before the value.
 pub(super) const HEADER_BYTES: usize = 16;
-const RECORD_BYTES_MIN: usize = 24;
-const PAGE_BYTES_MIN: usize = 1024;
+pub(super) const RECORD_BYTES_MIN: usize = 24;
+pub(super) const PAGE_BYTES_MIN: usize = 1024;
 
 /// The record is in use.
 pub(super) const LIVE: u64 = 1;
+/// Says that its key was removed; not live, and in no index. The value is the `sealed_below` of that moment: older pages' records of the key
+/// are dead.
+pub(super) const TOMBSTONE: u64 = 2;
+/// Sealed pages may hold older records of the key.
+pub(super) const HAS_OLDER: u64 = 4;
 /// Free space that is in a list.
-const LINKED: u64 = 8;
-const KEY_SHIFT: u32 = 4;
+pub(super) const LINKED: u64 = 8;
+const KEY_SHIFT: u32 = 6;
 /// Longest key.
-pub(super) const KEY_BYTES_MAX: usize = (1 << 28) - 1;
+pub(super) const KEY_BYTES_MAX: usize = (1 << 26) - 1;
 /// Longest value.
 pub(super) const VALUE_BYTES_MAX: usize = u32::MAX as usize;
 const VALUE_SHIFT: u32 = 32;
@@ -65,6 +76,12 @@ impl Lengths {
         self.0 & flag != 0
     }
 
+    /// The lengths at an offset of a page's bytes; `None` behind the last.
+    pub(super) fn at(page: &[u8], offset: usize) -> Option<Self> {
+        let word = page.get(offset..offset + 8)?;
+        Some(Self(u64::from_ne_bytes(word.try_into().ok()?)))
+    }
+
     #[inline(always)]
     pub(super) fn size(self) -> usize {
         (HEADER_BYTES + pad(self.value()) + pad(self.key())).max(RECORD_BYTES_MIN)
@@ -80,29 +97,45 @@ impl Lengths {
 /// Aligned so that finding a page is a shift, and its words share a cache line.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Page {
-    buffer: Buffer,
-    /// Bytes filled, live or not.
-    used: usize,
-    /// Bytes of live records.
-    live: usize,
+pub(super) struct Page {
+    /// Nothing when the slot is unused, or the page is on the device alone.
+    pub(super) buffer: OnceCell<Buffer>,
+    /// Bytes filled, live or not; 0 when the slot is unused.
+    pub(super) used: usize,
+    /// Bytes of live records, and of tombstones.
+    pub(super) live: usize,
+    /// Its place in the order in which pages were made.
+    pub(super) number: u64,
     /// Bytes at the end that were too short for the record that came next; free, but not what compaction can gain.
-    rest: usize,
+    pub(super) rest: u32,
     /// Whether it is one large record's own.
-    oversize: bool,
+    pub(super) oversize: bool,
+    /// Whether it is a page at all.
+    pub(super) in_use: bool,
 }
 
+const _: () = assert!(size_of::<Page>() == 64);
+
 impl Page {
+    fn unused() -> Self {
+        Self { buffer: OnceCell::new(), used: 0, live: 0, number: u64::MAX, rest: 0, oversize: false, in_use: false }
+    }
+
     /// What compaction can gain.
     fn waste(&self) -> usize {
-        (self.used - self.rest).saturating_sub(self.live)
+        (self.used - self.rest as usize).saturating_sub(self.live)
+    }
+
+    /// Bytes of memory it holds.
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.get().map_or(0, Buffer::len)
     }
 }
 
 /// Moving live records out of a page, so that it can be freed.
 #[derive(Clone, Copy, Debug)]
-struct Victim {
-    page: usize,
+pub(super) struct Victim {
+    pub(super) page: usize,
     offset: usize,
     /// Whether its free space is out of the lists already.
     unlinked: bool,
@@ -110,21 +143,32 @@ struct Victim {
 
 #[derive(Debug)]
 pub(super) struct Log {
-    pages: Vec<Option<Page>>,
+    pub(super) pages: Vec<Page>,
     empty_slots: Vec<usize>,
-    tail: Option<usize>,
+    pub(super) tail: Option<usize>,
+    /// Pages with a lower number are sealed. 0 without a store.
+    pub(super) sealed_below: u64,
+    pub(super) next_number: u64,
+    /// While above 0, new records go to pages numbered so or higher only: scans that began before don't see them.
+    pub(super) floor: Cell<u64>,
+    /// What a store needs.
+    pub(super) cold: Option<Box<Cold>>,
+    /// Memory of pages that were read again and isn't in `allocated_bytes` yet.
+    pub(super) loaded_bytes: Cell<usize>,
     unit_bits: u32,
     unit_mask: usize,
-    page_bytes_max: usize,
-    /// Sum of the pages' `rest`.
-    rest_bytes: usize,
-    lists: Option<Box<[u64; LISTS]>>,
+    pub(super) page_bytes_max: usize,
+    /// Sum of the mutable pages' `rest`.
+    pub(super) rest_bytes: usize,
+    pub(super) lists: Option<Box<[u64; LISTS]>>,
     /// Which of the exact lists have something.
-    exact: u64,
-    victim: Option<Victim>,
-    live_bytes: usize,
-    page_bytes: usize,
-    allocated_bytes: usize,
+    pub(super) exact: u64,
+    pub(super) victim: Option<Victim>,
+    /// Of mutable pages.
+    pub(super) live_bytes: usize,
+    /// Of mutable pages.
+    pub(super) page_bytes: usize,
+    pub(super) allocated_bytes: usize,
 }
 
 fn list_of(size: usize) -> usize {
@@ -142,6 +186,11 @@ impl Log {
             pages: Vec::new(),
             empty_slots: Vec::new(),
             tail: None,
+            sealed_below: 0,
+            next_number: 0,
+            floor: Cell::new(0),
+            cold: None,
+            loaded_bytes: Cell::new(0),
             unit_bits: page_bits - 3,
             unit_mask: (1 << (page_bits - 3)) - 1,
             page_bytes_max: 1 << page_bits,
@@ -158,47 +207,65 @@ impl Log {
     /// Memory held.
     #[inline(always)]
     pub(super) fn allocated_bytes(&self) -> usize {
-        self.allocated_bytes
+        self.allocated_bytes + self.loaded_bytes.get()
     }
 
     #[inline(always)]
-    fn split(&self, address: u64) -> (usize, usize) {
+    pub(super) fn split(&self, address: u64) -> (usize, usize) {
         ((address >> self.unit_bits) as usize, (address as usize & self.unit_mask) * 8)
     }
 
-    fn address(&self, page: usize, offset: usize) -> u64 {
+    pub(super) fn address(&self, page: usize, offset: usize) -> u64 {
         (page as u64) << self.unit_bits | (offset / 8) as u64
     }
 
     #[inline(always)]
     fn page(&self, page: usize) -> &Page {
-        self.pages[page].as_ref().expect("an address in use points into a page in use")
+        &self.pages[page]
     }
 
     fn page_mut(&mut self, page: usize) -> &mut Page {
-        self.pages[page].as_mut().expect("an address in use points into a page in use")
+        &mut self.pages[page]
     }
 
-    /// From the record's first byte to the end of its page.
+    /// Whether the record may not be changed where it is.
+    #[inline(always)]
+    pub(super) fn is_sealed(&self, address: u64) -> bool {
+        let (page, _) = self.split(address);
+        self.pages[page].number < self.sealed_below
+    }
+
+    /// Whether the record is in memory.
+    #[inline(always)]
+    pub(super) fn is_resident(&self, address: u64) -> bool {
+        let (page, _) = self.split(address);
+        self.pages[page].buffer.get().is_some()
+    }
+
+    /// From the record's first byte to the end of its page. A page that is on the device alone is read and waited for.
     #[inline(always)]
     fn from(&self, address: u64) -> &[u8] {
         let (page, offset) = self.split(address);
-        &self.page(page).buffer.bytes()[offset..]
+        match self.page(page).buffer.get() {
+            Some(buffer) => &buffer.bytes()[offset..],
+            None => self.from_device(page, offset),
+        }
     }
 
     #[inline(always)]
     #[expect(clippy::wrong_self_convention, reason = "the bytes from an address on, not a conversion")]
     fn from_mut(&mut self, address: u64) -> &mut [u8] {
         let (page, offset) = self.split(address);
-        &mut self.page_mut(page).buffer.bytes_mut()[offset..]
+        let buffer = self.page_mut(page).buffer.get_mut().expect("a mutable page is in memory");
+        &mut buffer.bytes_mut()[offset..]
     }
 
     #[inline(always)]
-    fn word(bytes: &[u8], at: usize) -> u64 {
+    pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
         u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
     }
 
-    fn set_word(bytes: &mut [u8], at: usize, word: u64) {
+    pub(super) fn set_word(bytes: &mut [u8], at: usize, word: u64) {
         bytes[at..at + 8].copy_from_slice(&word.to_ne_bytes());
     }
 
@@ -235,6 +302,18 @@ impl Log {
         &bytes[start..start + lengths.key()]
     }
 
+    /// The whole record.
+    pub(super) fn record(&self, address: u64) -> &[u8] {
+        let bytes = self.from(address);
+        &bytes[..Lengths(Self::word(bytes, 0)).size()]
+    }
+
+    /// What is filled of a page in memory.
+    pub(super) fn page_bytes_of(&self, slot: usize) -> &[u8] {
+        let page = self.page(slot);
+        page.buffer.get().map_or(&[], |b| &b.bytes()[..page.used])
+    }
+
     #[inline(always)]
     pub(super) fn value(&self, address: u64) -> &[u8] {
         let bytes = self.from(address);
@@ -251,14 +330,14 @@ impl Log {
     #[inline(always)]
     pub(super) fn prefetch(&self, address: u64) {
         let (page, offset) = self.split(address);
-        if let Some(Some(page)) = self.pages.get(page) {
-            page.buffer.prefetch(offset);
+        if let Some(buffer) = self.pages.get(page).and_then(|p| p.buffer.get()) {
+            buffer.prefetch(offset);
         }
     }
 
     /// A new record with a value of zeros.
-    pub(super) fn append(&mut self, hash: u64, key: &[u8], value_len: usize) -> u64 {
-        let lengths = Lengths::new(key.len(), value_len, LIVE);
+    pub(super) fn append(&mut self, hash: u64, key: &[u8], value_len: usize, flags: u64) -> u64 {
+        let lengths = Lengths::new(key.len(), value_len, flags);
         let size = lengths.size();
         let address = self.allocate(size);
         let bytes = &mut self.from_mut(address)[..size];
@@ -285,6 +364,10 @@ impl Log {
     pub(super) fn free(&mut self, address: u64) {
         let size = self.lengths(address).size();
         let (page_no, _) = self.split(address);
+        if self.is_sealed(address) {
+            self.free_sealed(page_no, size);
+            return;
+        }
         self.live_bytes -= size;
         let page = self.page_mut(page_no);
         page.live -= size;
@@ -297,14 +380,25 @@ impl Log {
 
     /// Frees all.
     pub(super) fn clear(&mut self) {
-        *self = Self::with_bits(self.unit_bits + 3);
+        // What belongs to a checkpoint that isn't written yet is written now, page by page.
+        while self.cold.as_ref().is_some_and(|c| c.capture_below > 0) && self.next_unwritten().is_some() {
+            self.write_next();
+        }
+        let fresh = Self::with_bits(self.unit_bits + 3);
+        let cleared = std::mem::replace(self, fresh);
+        if let Some(cold) = cleared.cold {
+            // Numbers go on: pages of before and after are never taken for each other.
+            (self.next_number, self.sealed_below) = (cleared.next_number, cleared.next_number);
+            self.cold = Some(Box::new(cold.emptied(&cleared.pages)));
+        }
     }
 
     /// Frees one page of a log that is given up; `false` when there is none left. Nothing else may be asked of the log any more.
     pub(super) fn free_page(&mut self) -> bool {
         while let Some(page) = self.pages.pop() {
-            if let Some(page) = page {
-                self.allocated_bytes -= page.buffer.len().min(self.allocated_bytes);
+            let memory = page.memory();
+            if memory > 0 {
+                self.allocated_bytes -= memory.min(self.allocated_bytes);
                 return true;
             }
         }
@@ -313,13 +407,17 @@ impl Log {
 
     // === space
 
-    fn allocate(&mut self, size: usize) -> u64 {
+    pub(super) fn allocate(&mut self, size: usize) -> u64 {
         if size > self.page_bytes_max / 4 {
             let page_no = self.add_page(size);
             let page = self.page_mut(page_no);
             page.used = size;
             page.oversize = true;
             return self.address(page_no, 0);
+        }
+        let floor = self.floor.get();
+        if floor > 0 {
+            return self.allocate_above(floor, size);
         }
         if self.lists.is_some()
             && let Some(address) = self.reuse_exact(size)
@@ -328,7 +426,7 @@ impl Log {
         }
         if let Some(tail) = self.tail {
             let page = self.page_mut(tail);
-            if page.buffer.len() - page.used >= size {
+            if page.memory() - page.used >= size {
                 let offset = page.used;
                 page.used += size;
                 return self.address(tail, offset);
@@ -343,14 +441,56 @@ impl Log {
         self.allocate(size)
     }
 
+    /// At the tail, which is numbered so or higher.
+    fn allocate_above(&mut self, floor: u64, size: usize) -> u64 {
+        if let Some(tail) = self.tail
+            && self.page(tail).number >= floor
+            && self.page(tail).memory() - self.page(tail).used >= size
+        {
+            let page = self.page_mut(tail);
+            let offset = page.used;
+            page.used += size;
+            return self.address(tail, offset);
+        }
+        self.start_page(size);
+        self.allocate_above(floor, size)
+    }
+
+    /// An upper bound of the memory that records of so many bytes together may take.
+    pub(super) fn room_for(&self, records: usize, bytes: usize) -> usize {
+        let tail_room = self.tail.map_or(0, |t| self.page(t).memory() - self.page(t).used);
+        if self.floor.get() == 0 && records == 1 && bytes <= tail_room {
+            return 0;
+        }
+        let page = (self.live_bytes + bytes).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
+        // A page is left when the next record, a quarter of it at most, doesn't fit; larger records have pages of their own.
+        let oversize = (bytes / (self.page_bytes_max / 4)).min(records);
+        let memory = if bytes <= tail_room && self.floor.get() == 0 && oversize == 0 {
+            0
+        } else {
+            bytes / 3 * 4 + 2 * page + 64 * oversize
+        };
+        let slots =
+            growth(self.pages.len(), self.pages.capacity(), self.pages_for(records, bytes)).saturating_mul(size_of::<Page>());
+        let lists = if self.lists.is_none() { LISTS * 8 } else { 0 };
+        memory + slots + lists
+    }
+
+    /// An upper bound of the pages that records of so many bytes together may begin.
+    pub(super) fn pages_for(&self, records: usize, bytes: usize) -> usize {
+        let least = (self.live_bytes / 2).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
+        let oversize = (bytes / (self.page_bytes_max / 4)).min(records);
+        (bytes / 3 * 4 / least + 2).min(records + 1) + oversize
+    }
+
     /// Retires the tail page and starts one with room for `size`.
-    fn start_page(&mut self, size: usize) {
+    pub(super) fn start_page(&mut self, size: usize) {
         if let Some(tail) = self.tail.take() {
             let page = self.page_mut(tail);
-            let (offset, rest) = (page.used, page.buffer.len() - page.used);
+            let (offset, rest) = (page.used, page.memory() - page.used);
             if rest >= RECORD_BYTES_MIN {
-                page.used = page.buffer.len();
-                page.rest = rest;
+                page.used = page.memory();
+                page.rest = u32::try_from(rest).expect("a page that isn't one record's own is at most 16 MiB long");
                 self.rest_bytes += rest;
                 let address = self.address(tail, offset);
                 self.release(address, rest);
@@ -364,26 +504,45 @@ impl Log {
         let buffer = Buffer::zeroed(bytes);
         self.page_bytes += buffer.len();
         self.allocated_bytes += buffer.len();
-        let directory = self.pages.capacity();
-        // Page 0 is never used: no record has the address 0.
-        if self.pages.is_empty() {
-            self.pages.push(None);
+        let slot = self.add_slot();
+        let number = self.next_number;
+        self.next_number += 1;
+        self.pages[slot] = Page { buffer: OnceCell::from(buffer), number, in_use: true, ..Page::unused() };
+        if self.cold.is_some() {
+            self.page_added(number, slot);
         }
-        let slot = self.empty_slots.pop().unwrap_or_else(|| {
-            self.pages.push(None);
-            self.pages.len() - 1
-        });
-        assert!(slot < 1 << (ADDRESS_BITS - self.unit_bits), "a table holds less than 8 TiB");
-        self.pages[slot] = Some(Page { buffer, used: 0, live: 0, rest: 0, oversize: false });
-        self.allocated_bytes += (self.pages.capacity() - directory) * size_of::<Option<Page>>();
         slot
     }
 
-    fn drop_page(&mut self, page: usize) {
-        if let Some(gone) = self.pages[page].take() {
-            self.page_bytes -= gone.buffer.len();
-            self.rest_bytes -= gone.rest;
-            self.allocated_bytes -= gone.buffer.len();
+    /// A slot of no page.
+    pub(super) fn add_slot(&mut self) -> usize {
+        let directory = self.pages.capacity();
+        // Page 0 is never used: no record has the address 0.
+        if self.pages.is_empty() {
+            self.pages.reserve_exact(4);
+            self.pages.push(Page::unused());
+        }
+        let slot = self.empty_slots.pop().unwrap_or_else(|| {
+            if self.pages.len() == self.pages.capacity() {
+                self.pages.reserve_exact(growth(self.pages.len(), self.pages.capacity(), 1) - 1);
+            }
+            self.pages.push(Page::unused());
+            self.pages.len() - 1
+        });
+        assert!(slot < 1 << (ADDRESS_BITS - self.unit_bits), "a table holds less than 8 TiB");
+        self.allocated_bytes += (self.pages.capacity() - directory) * size_of::<Page>();
+        slot
+    }
+
+    pub(super) fn drop_page(&mut self, page: usize) {
+        let gone = std::mem::replace(&mut self.pages[page], Page::unused());
+        if gone.in_use {
+            let memory = gone.memory();
+            if gone.number >= self.sealed_below {
+                self.page_bytes -= memory;
+                self.rest_bytes -= gone.rest as usize;
+            }
+            self.allocated_bytes -= memory;
             let directory = self.empty_slots.capacity();
             self.empty_slots.push(page);
             self.allocated_bytes += (self.empty_slots.capacity() - directory) * size_of::<usize>();
@@ -425,7 +584,7 @@ impl Log {
     }
 
     /// Takes free space out of its list.
-    fn unlink(&mut self, address: u64) {
+    pub(super) fn unlink(&mut self, address: u64) {
         let bytes = self.from_mut(address);
         let lengths = Lengths(Self::word(bytes, 0));
         debug_assert!(lengths.is(LINKED) && !lengths.is(LIVE));
@@ -476,7 +635,7 @@ impl Log {
 
     /// Whether so much is free that pages should be emptied: more than half of what lives, and not just a small page's worth.
     pub(super) fn is_wasteful(&self) -> bool {
-        let tail_room = self.tail.map_or(0, |t| self.page(t).buffer.len() - self.page(t).used);
+        let tail_room = self.tail.map_or(0, |t| self.page(t).memory() - self.page(t).used);
         (self.page_bytes - tail_room - self.rest_bytes).saturating_sub(self.live_bytes) > self.live_bytes / 2 + 2 * PAGE_BYTES_MIN
     }
 
@@ -504,7 +663,7 @@ impl Log {
                 if lengths.is(LINKED) {
                     self.unlink(from);
                 }
-            } else if lengths.is(LIVE) {
+            } else if lengths.is(LIVE | TOMBSTONE) {
                 self.move_record(from, size, victim.page, victim.offset, &mut moved);
             }
             victim.offset += size;
@@ -515,20 +674,25 @@ impl Log {
     /// Copies a live record to elsewhere. Space for it is never found on its own page: a victim's free space is in no list, and it isn't the tail.
     fn move_record(&mut self, from: u64, size: usize, page_no: usize, offset: usize, moved: &mut impl FnMut(u64, u64, u64)) {
         let to = self.allocate(size);
-        let Some(mut page) = self.pages[page_no].take() else { return };
-        let record = &mut page.buffer.bytes_mut()[offset..offset + size];
+        let Some(mut buffer) = self.pages[page_no].buffer.take() else { return };
+        let record = &mut buffer.bytes_mut()[offset..offset + size];
         self.from_mut(to)[..size].copy_from_slice(record);
+        let is_live = Lengths(Self::word(record, 0)).is(LIVE);
         Self::set_word(record, 0, Lengths::free(size).0);
+        let page = self.page_mut(page_no);
         page.live -= size;
-        self.pages[page_no] = Some(page);
+        page.buffer = OnceCell::from(buffer);
         let (to_page, _) = self.split(to);
         self.page_mut(to_page).live += size;
-        moved(self.hash(to), from, to);
+        if is_live {
+            moved(self.hash(to), from, to);
+        }
     }
 
     fn choose_victim(&mut self) -> Option<Victim> {
-        let of = |(slot, page): (usize, &Option<Page>)| {
-            page.as_ref().filter(|p| !p.oversize && p.waste() > 0).map(|p| (p.waste(), slot))
+        let of = |(slot, p): (usize, &Page)| {
+            let may = p.in_use && p.number >= self.sealed_below && !p.oversize && p.waste() > 0;
+            may.then(|| (p.waste(), slot))
         };
         let (_, slot) = self.pages.iter().enumerate().filter_map(of).max()?;
         if Some(slot) == self.tail {
@@ -539,20 +703,36 @@ impl Log {
 
     // === enumeration
 
-    /// Appends up to `max` addresses of live records behind `cursor` (0 at first); the next cursor, or `None` at the end.
-    pub(super) fn scan(&self, cursor: u64, max: usize, mut found: impl FnMut(u64)) -> Option<u64> {
+    /// Appends up to `max` addresses of live records behind `cursor` (0 at first); the next cursor, or `None` at the end. Of pages numbered
+    /// `end_number` and above nothing is seen. `now_at` tells of a record of a sealed page, by its hash
+    /// and address, where it is now, if it lives.
+    pub(super) fn scan(
+        &self,
+        cursor: u64,
+        end_number: u64,
+        max: usize,
+        now_at: impl Fn(u64, u64) -> Option<u64>,
+        mut found: impl FnMut(u64),
+    ) -> Option<u64> {
         let (mut page_no, mut offset) = if cursor == 0 { (0, 0) } else { self.split(cursor) };
         let mut left = max;
         while page_no < self.pages.len() {
-            if let Some(page) = &self.pages[page_no] {
-                while offset + RECORD_BYTES_MIN <= page.used {
+            let page = &self.pages[page_no];
+            if page.in_use && page.used > 0 && page.number < end_number {
+                let sealed = page.number < self.sealed_below;
+                let bytes = self.from(self.address(page_no, 0));
+                while offset + RECORD_BYTES_MIN <= page.used.min(bytes.len()) {
                     if left == 0 {
                         return Some(self.address(page_no, offset));
                     }
-                    let lengths = Lengths(Self::word(page.buffer.bytes(), offset));
+                    let lengths = Lengths(Self::word(bytes, offset));
+                    let address = self.address(page_no, offset);
                     if lengths.is(LIVE) {
-                        found(self.address(page_no, offset));
-                        left -= 1;
+                        let now = if sealed { now_at(Self::word(bytes, offset + 8), address) } else { Some(address) };
+                        if let Some(now) = now {
+                            found(now);
+                            left -= 1;
+                        }
                     }
                     offset += lengths.size();
                 }
@@ -568,12 +748,15 @@ impl Log {
         let mut live_total = 0;
         let mut linked = 0;
         for (page_no, page) in self.pages.iter().enumerate() {
-            let Some(page) = page else { continue };
+            if !page.in_use || page.number < self.sealed_below {
+                continue;
+            }
+            let bytes = page.buffer.get().expect("a mutable page is in memory").bytes();
             let (mut at, mut live) = (0, 0);
             while at + RECORD_BYTES_MIN <= page.used {
-                let lengths = Lengths(Self::word(page.buffer.bytes(), at));
+                let lengths = Lengths(Self::word(bytes, at));
                 assert!(!(lengths.is(LIVE) && lengths.is(LINKED)));
-                live += if lengths.is(LIVE) { lengths.size() } else { 0 };
+                live += if lengths.is(LIVE | TOMBSTONE) { lengths.size() } else { 0 };
                 linked += usize::from(lengths.is(LINKED));
                 at += lengths.size();
             }
@@ -599,6 +782,7 @@ impl Log {
             }
         }
         assert_eq!(linked, listed);
-        assert_eq!(self.page_bytes, self.pages.iter().flatten().map(|p| p.buffer.len()).sum::<usize>());
+        let mutable = |p: &&Page| p.in_use && p.number >= self.sealed_below;
+        assert_eq!(self.page_bytes, self.pages.iter().filter(mutable).map(Page::memory).sum::<usize>());
     }
 }

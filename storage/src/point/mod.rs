@@ -1,13 +1,20 @@
 //! Keys with values, found by hash: the table of groups, windows and join sides.
 
+mod cold;
 mod index;
 mod log;
+mod pending;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
+use crate::bugs::{self, Bug};
 use crate::memory::Account;
-use index::Index;
-use log::{KEY_BYTES_MAX, Log, VALUE_BYTES_MAX};
+use crate::shard::TableId;
+use crate::store::StoreHandle;
+pub(crate) use cold::PageImage;
+use index::{ADDRESS_BITS, Index, SELF_SUFFICIENT_BITS};
+use log::{HAS_OLDER, KEY_BYTES_MAX, LIVE, Log, TOMBSTONE, VALUE_BYTES_MAX};
+pub(crate) use pending::{Located, PageRead};
 
 /// How many keys ahead a batch call asks for buckets, and for records.
 const BUCKETS_AHEAD: usize = 24;
@@ -17,7 +24,10 @@ const LIKELY: usize = 16;
 /// Records that a removal may visit to empty a wasteful page. A page with a third of waste gains one record in three visits, so eight keep up.
 const COMPACTION_VISITS: usize = 8;
 
-/// Where a record of a [`PointTable`] lies. Valid until that table's next `remove`, `clear` or `put`; inserting by `entries` keeps it valid.
+/// Where a record of a [`PointTable`] lies. Valid until that table's next `remove`, `clear` or `put`, and until [`Shard::maintain`] of a shard
+/// with a store; inserting by `entries` keeps it valid.
+///
+/// [`Shard::maintain`]: crate::Shard::maintain
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordRef(u64);
 
@@ -79,6 +89,15 @@ pub struct TableLayout {
     pub chunk_blocks: u16,
 }
 
+impl TableLayout {
+    /// For shards larger than their memory: pages of 64 KiB, so that reading one record isn't reading two megabytes, and indexes that grow
+    /// without asking for records.
+    #[must_use]
+    pub fn for_device() -> Self {
+        Self { page_bits: 16, index_bits: SELF_SUFFICIENT_BITS, segment_bits: 12, ..Self::default() }
+    }
+}
+
 impl Default for TableLayout {
     fn default() -> Self {
         Self { page_bits: 21, index_bits: 2, segment_bits: 15, tag_bits: 24, block_bits: 12, chunk_blocks: 256 }
@@ -88,7 +107,7 @@ impl Default for TableLayout {
 /// Keys with values, found by hash. Batch calls first: they ask for the memory of later keys while they work on earlier ones.
 ///
 /// A value made by [`entries`](Self::entries) has the table's width, one made by [`put`](Self::put) any length below 4 GiB; values begin at
-/// addresses that are multiples of 8. Keys are shorter than 256 MiB. Space of removed records is used again, and pages that removals leave
+/// addresses that are multiples of 8. Keys are shorter than 64 MiB. Space of removed records is used again, and pages that removals leave
 /// mostly empty are emptied and freed, a few records a removal.
 #[derive(Debug)]
 pub struct PointTable {
@@ -98,19 +117,43 @@ pub struct PointTable {
     account: Account,
     /// Scans that wait to be continued: nothing may move meanwhile.
     open_scans: Cell<usize>,
+    /// With a store, for each open scan its number and the page number at which it ends.
+    scan_ends: RefCell<Vec<(u64, u64)>>,
+    scan_number: Cell<u64>,
 }
+
+/// Bits of a scan's cursor that are its number; the lower ones are an address.
+const SCAN_NUMBERS: u64 = (1 << (64 - ADDRESS_BITS)) - 1;
 
 impl PointTable {
     pub(crate) fn new(value_width: usize, layout: &TableLayout, account: Account) -> Self {
         assert!(value_width <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
-        let mut table = Self { value_width, index: Index::new(layout), log: Log::new(layout), account, open_scans: Cell::new(0) };
+        let mut table = Self {
+            value_width,
+            index: Index::new(layout),
+            log: Log::new(layout),
+            account,
+            open_scans: Cell::new(0),
+            scan_ends: RefCell::default(),
+            scan_number: Cell::new(0),
+        };
         table.settle();
         table
     }
 
+    /// Lets pages go to a store. The table is new.
+    pub(crate) fn attach(&mut self, store: StoreHandle, id: TableId, keeps_tombstones: bool) {
+        self.log.attach(store, id, keeps_tombstones);
+        self.settle();
+    }
+
     #[inline(always)]
     fn settle(&mut self) {
-        self.account.settle(size_of::<Self>() + self.log.allocated_bytes() + self.index.allocated_bytes());
+        let cold = match &self.log.cold {
+            Some(cold) => cold.allocated_bytes(),
+            None => 0,
+        };
+        self.account.settle(size_of::<Self>() + self.log.allocated_bytes() + self.index.allocated_bytes() + cold);
     }
 
     #[inline(always)]
@@ -125,12 +168,68 @@ impl PointTable {
     }
 
     /// A new record that is in the index. The key isn't there yet.
-    fn add(&mut self, hash: u64, key: &[u8], value_len: usize) -> u64 {
-        assert!(key.len() <= KEY_BYTES_MAX, "a key is shorter than 256 MiB");
-        let address = self.log.append(hash, key, value_len);
-        let log = &self.log;
-        self.index.insert(hash, address, |at| log.hash(at), |at| log.prefetch(at));
+    fn add(&mut self, hash: u64, key: &[u8], value_len: usize, flags: u64) -> u64 {
+        assert!(key.len() <= KEY_BYTES_MAX, "a key is shorter than 64 MiB");
+        let address = self.log.append(hash, key, value_len, LIVE | flags);
+        self.index_new(hash, address);
         address
+    }
+
+    /// Puts a new record into the index.
+    fn index_new(&mut self, hash: u64, address: u64) {
+        let log = &self.log;
+        self.index.insert(hash, address, |at| log.hash_wherever(at), |at| log.prefetch(at));
+    }
+
+    /// Forgets a record that is there. `older`: whether sealed pages may hold older records of the key.
+    fn forget(&mut self, hash: u64, at: u64, older: bool) {
+        self.index.remove(hash, at);
+        if older && self.keeps_tombstones() {
+            let key = self.log.key(at).to_vec();
+            self.bury(hash, &key);
+        }
+        self.log.free(at);
+    }
+
+    fn keeps_tombstones(&self) -> bool {
+        self.log.cold.as_ref().is_some_and(|c| c.keeps_tombstones) && !bugs::is_on(Bug::ForgetsTombstones)
+    }
+
+    /// Says in the log that a key, of which sealed pages may hold records, was removed.
+    fn bury(&mut self, hash: u64, key: &[u8]) {
+        if self.keeps_tombstones() {
+            let origin = self.log.sealed_below;
+            let tombstone = self.log.append(hash, key, 8, TOMBSTONE);
+            self.log.value_mut(tombstone).copy_from_slice(&origin.to_le_bytes());
+        }
+    }
+
+    /// Whether sealed pages may hold a record of the key of the record `at`, that one included.
+    fn has_older(&self, at: u64) -> bool {
+        self.log.is_sealed(at) || self.log.lengths(at).is(HAS_OLDER)
+    }
+
+    /// Copies a sealed record to the tail, where it may be changed. `bytes` is the record.
+    fn copy_up(&mut self, hash: u64, at: u64, bytes: &[u8]) -> u64 {
+        let copy = self.log.copy_to_tail(at, bytes, HAS_OLDER);
+        let found = self.index.replace(hash, at, copy);
+        debug_assert!(found, "a live record is in the index");
+        let (slot, _) = self.log.split(at);
+        self.log.free_sealed(slot, bytes.len());
+        copy
+    }
+
+    /// The record that a reference means, where it may be changed.
+    #[cold]
+    fn unseal(&mut self, at: u64) -> u64 {
+        let at = self.log.resolve(at);
+        if !self.log.is_sealed(at) {
+            return at;
+        }
+        let bytes = self.log.record(at).to_vec();
+        let copy = self.copy_up(self.log.hash(at), at, &bytes);
+        self.settle();
+        copy
     }
 
     /// Asks for the bucket of a key long before it is its turn, then for the record that is
@@ -179,7 +278,7 @@ impl PointTable {
             let (hash, key) = (keys.hashes[i], keys.key(i));
             let entry = match self.locate_likely(first_try, hash, key) {
                 Some(at) => Entry { record: RecordRef(at), is_new: false },
-                None => Entry { record: RecordRef(self.add(hash, key, self.value_width)), is_new: true },
+                None => Entry { record: RecordRef(self.add(hash, key, self.value_width, 0)), is_new: true },
             };
             out.push(entry);
         }
@@ -201,41 +300,43 @@ impl PointTable {
     #[must_use]
     #[inline(always)]
     pub fn key(&self, record: RecordRef) -> &[u8] {
-        self.log.key(record.0)
+        self.log.key(self.log.resolve(record.0))
     }
 
     /// The hash of a record's key.
     #[must_use]
     #[inline(always)]
     pub fn hash(&self, record: RecordRef) -> u64 {
-        self.log.hash(record.0)
+        self.log.hash(self.log.resolve(record.0))
     }
 
     /// The value of a record.
     #[must_use]
     #[inline(always)]
     pub fn value(&self, record: RecordRef) -> &[u8] {
-        self.log.value(record.0)
+        self.log.value(self.log.resolve(record.0))
     }
 
     /// The value of a record, to change in place.
     #[inline(always)]
     pub fn value_mut(&mut self, record: RecordRef) -> &mut [u8] {
-        self.log.value_mut(record.0)
+        let at = if self.log.is_sealed(record.0) { self.unseal(record.0) } else { record.0 };
+        self.log.value_mut(at)
     }
 
     /// Sets the value of `key`, of any length; the record may move.
     pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8]) -> RecordRef {
         assert!(value.len() <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
         let address = match self.locate(hash, key) {
-            Some(at) if self.log.lengths(at).value() == value.len() => at,
+            Some(at) if self.log.lengths(at).value() == value.len() && !self.log.is_sealed(at) => at,
             Some(at) => {
+                let flags = if self.has_older(at) { HAS_OLDER } else { 0 };
                 self.index.remove(hash, at);
                 self.log.free(at);
                 self.compact();
-                self.add(hash, key, value.len())
+                self.add(hash, key, value.len(), flags)
             }
-            None => self.add(hash, key, value.len()),
+            None => self.add(hash, key, value.len(), 0),
         };
         self.log.value_mut(address).copy_from_slice(value);
         self.settle();
@@ -251,8 +352,7 @@ impl PointTable {
     /// Forgets `key`; whether it was there.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> bool {
         let Some(at) = self.locate(hash, key) else { return false };
-        self.index.remove(hash, at);
-        self.log.free(at);
+        self.forget(hash, at, self.has_older(at));
         self.compact();
         self.settle();
         true
@@ -263,6 +363,7 @@ impl PointTable {
         self.index.clear();
         self.log.clear();
         self.open_scans.set(0);
+        self.scan_ends.borrow_mut().clear();
         self.settle();
     }
 
@@ -275,6 +376,7 @@ impl PointTable {
     }
 
     fn compact(&mut self) {
+        // Moves of records in mutable pages; sealed ones are compacted by segment.
         if self.open_scans.get() == 0 && self.log.is_wasteful() {
             let index = &mut self.index;
             self.log.compact_step(COMPACTION_VISITS, |hash, from, to| {
@@ -288,18 +390,50 @@ impl PointTable {
     /// made meanwhile may or may not be seen, all others are seen once, whatever is removed meanwhile; `put` with another length makes a
     /// record anew. A scan that isn't continued to its end must be given up with [`end_scan`](Self::end_scan), or pages stay uncompacted.
     pub fn scan(&self, cursor: u64, max: usize, out: &mut Vec<RecordRef>) -> Option<u64> {
-        let next = self.log.scan(cursor, max, |at| out.push(RecordRef(at)));
+        let stored = self.log.cold.is_some();
+        let (address, number) = (cursor & ((1 << ADDRESS_BITS) - 1), cursor >> ADDRESS_BITS);
+        let end = match (stored, cursor) {
+            (false, _) => u64::MAX,
+            (true, 0) => self.log.next_number,
+            (true, _) => self.scan_ends.borrow().iter().find(|(n, _)| *n == number).map_or(0, |(_, end)| *end),
+        };
+        let now_at = |hash, at| {
+            if self.index.contains(hash, at) {
+                return Some(at);
+            }
+            // It may have been copied since the scan began; then its copy is behind the end of the scan.
+            let now = self.log.forwarded(at);
+            (now != at && cursor != 0 && self.index.contains(hash, now)).then_some(now)
+        };
+        let next = self.log.scan(address, end, max, now_at, |at| out.push(RecordRef(at)));
         match (cursor, next) {
-            (0, Some(_)) => self.open_scans.set(self.open_scans.get() + 1),
-            (1.., None) => self.end_scan(),
-            _ => {}
+            (0, Some(next)) => {
+                self.open_scans.set(self.open_scans.get() + 1);
+                if !stored {
+                    return Some(next);
+                }
+                let number = self.scan_number.get() % SCAN_NUMBERS + 1;
+                self.scan_number.set(number);
+                self.scan_ends.borrow_mut().push((number, end));
+                self.log.floor.set(end);
+                Some(next | number << ADDRESS_BITS)
+            }
+            (1.., None) => {
+                self.scan_ends.borrow_mut().retain(|(n, _)| *n != number);
+                self.end_scan();
+                None
+            }
+            (_, next) => next.map(|next| next | number << ADDRESS_BITS),
         }
-        next
     }
 
     /// Gives up a scan that returned a cursor and won't be continued.
     pub fn end_scan(&self) {
         self.open_scans.set(self.open_scans.get().saturating_sub(1));
+        if self.open_scans.get() == 0 {
+            self.scan_ends.borrow_mut().clear();
+            self.log.floor.set(0);
+        }
     }
 
     /// Bytes of each value made by [`entries`](Self::entries).
@@ -485,7 +619,10 @@ mod tests {
             }
             table.log.check();
             assert_eq!(table.len(), model.len());
-            assert_eq!(table.used_bytes(), size_of::<PointTable>() + table.log.allocated_bytes() + table.index.allocated_bytes());
+            if table.log.cold.is_none() {
+                let parts = table.log.allocated_bytes() + table.index.allocated_bytes();
+                assert_eq!(table.used_bytes(), size_of::<PointTable>() + parts);
+            }
         }
         for (key, value) in &model {
             assert_eq!(table.get(hash_of(key, hash_bits), key), Some(value.as_slice()));

@@ -7,7 +7,9 @@
 
 mod checkpoint;
 mod kv;
+mod larger;
 mod log;
+mod shard;
 mod wal;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,14 +1,28 @@
-//! One core's state: tables behind small integer ids, counted against one budget.
+//! One core's state: tables behind small integer ids, counted against one budget; with a device, larger than that.
 
-use std::collections::VecDeque;
+mod checkpoint;
+mod compact;
+mod manifest;
+mod memory;
+mod pending;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 
+use crate::device::Device;
 use crate::memory::Account;
 use crate::ordered::OrderedTable;
 use crate::point::{PointTable, TableLayout};
+use crate::store::{PageStore, StoreCounts, StoreError, StoreHandle, StoreOptions};
+use checkpoint::Durable;
+pub use checkpoint::{OpenAt, Recovered};
+use compact::Compaction;
+pub use memory::Busy;
+use pending::Pending;
+pub use pending::{Answer, Operation, Residency, Submitted, Ticket};
 
 /// Names a table of a shard. The caller gives out the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +43,11 @@ pub struct Shard {
     point: HashMap<TableId, PointTable>,
     ordered: HashMap<TableId, OrderedTable>,
     used_bytes: Arc<AtomicUsize>,
+    store: Option<StoreHandle>,
+    keeps_tombstones: bool,
+    pending: Pending,
+    compaction: Option<Compaction>,
+    durable: Option<Durable>,
     /// Dropped tables whose memory is given back piece by piece.
     retired: VecDeque<PointTable>,
 }
@@ -49,14 +68,53 @@ impl Shard {
         assert!((9..=24).contains(&layout.page_bits) && layout.tag_bits <= 24, "{layout:?}");
         assert!(layout.index_bits <= 15 && (layout.index_bits..=20).contains(&layout.segment_bits), "{layout:?}");
         assert!((6..=16).contains(&layout.block_bits) && layout.chunk_blocks >= 4, "{layout:?}");
+        let used_bytes = Arc::default();
         Self {
             options,
             layout,
             point: HashMap::new(),
             ordered: HashMap::new(),
-            used_bytes: Arc::default(),
+            pending: Pending::new(Account::new(Arc::clone(&used_bytes))),
+            used_bytes,
+            store: None,
+            keeps_tombstones: false,
+            compaction: None,
+            durable: None,
             retired: VecDeque::new(),
         }
+    }
+
+    /// An empty shard whose point tables may be larger than its budget: pages that don't fit lie on `device`. What an earlier shard left
+    /// there is removed: this one's content is durable by its checkpoints only.
+    ///
+    /// Its owner calls [`maintain`](Self::maintain) each turn, and before a batch of keys [`fetch`](Self::fetch) until all are
+    /// [`Resident`](Residency::Resident), with [`complete_pending`](Self::complete_pending) in between. A call on a key that wasn't fetched
+    /// is right too, but stands and waits for the device.
+    pub fn with_device(
+        options: ShardOptions,
+        layout: TableLayout,
+        device: Box<dyn Device + Send>,
+        store: StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let mut shard = Self::with_layout(options, layout);
+        let account = Account::new(Arc::clone(&shard.used_bytes));
+        let batch_bytes = store.batch_bytes.min(shard.options.budget_bytes / 16);
+        let store = PageStore::open(device, StoreOptions { batch_bytes, ..store }, account, &BTreeMap::new())?;
+        shard.store = Some(StoreHandle::new(store));
+        Ok(shard)
+    }
+
+    /// What has made the shard's device useless, if anything did. Answers given since then may be wrong: records that couldn't be read seem
+    /// absent. Whoever makes something of an answer durable or visible asks here first.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.store.as_ref().and_then(|store| store.lock().failed().cloned())
+    }
+
+    /// What its device has been used for; all zeros without one.
+    #[must_use]
+    pub fn store_counts(&self) -> StoreCounts {
+        self.store.as_ref().map_or_else(StoreCounts::default, |store| store.lock().counts())
     }
 
     /// The budget it was made with.
@@ -74,13 +132,51 @@ impl Shard {
     /// The point table `id`, made on first use. `value_width`: bytes of each value made by `entries`; the same at every call.
     pub fn point(&mut self, id: TableId, value_width: usize) -> &mut PointTable {
         let (layout, used_bytes) = (&self.layout, &self.used_bytes);
-        self.point.entry(id).or_insert_with(|| PointTable::new(value_width, layout, Account::new(Arc::clone(used_bytes))))
+        let (store, keeps_tombstones) = (&self.store, self.keeps_tombstones);
+        self.point.entry(id).or_insert_with(|| {
+            let mut table = PointTable::new(value_width, layout, Account::new(Arc::clone(used_bytes)));
+            if let Some(store) = store {
+                table.attach(store.clone(), id, keeps_tombstones);
+            }
+            table
+        })
     }
 
     /// The ordered table `id`, made on first use.
     pub fn ordered(&mut self, id: TableId) -> &mut OrderedTable {
         let (layout, used_bytes) = (&self.layout, &self.used_bytes);
         self.ordered.entry(id).or_insert_with(|| OrderedTable::new(layout, Account::new(Arc::clone(used_bytes))))
+    }
+
+    /// Forgets what [`Image::of_vnodes`](crate::Image::of_vnodes) has copied: records of these vnodes out of `vnode_count`, and entries of
+    /// which `has_ordered` says so; how many. Takes time for all records.
+    pub fn remove_vnodes(
+        &mut self,
+        vnode_count: u32,
+        vnodes: std::ops::Range<u32>,
+        has_ordered: impl Fn(TableId, &[u8]) -> bool,
+    ) -> u64 {
+        let mut count = 0;
+        for table in self.point.values_mut() {
+            let (mut gone, mut found, mut cursor) = (Vec::new(), Vec::new(), Some(0));
+            while let Some(at) = cursor {
+                found.clear();
+                cursor = table.scan(at, 1024, &mut found);
+                let moved = found.iter().filter(|r| vnodes.contains(&crate::checkpoint::vnode_of(table.hash(**r), vnode_count)));
+                gone.extend(moved.map(|r| (table.hash(*r), table.key(*r).to_vec())));
+            }
+            for (hash, key) in gone {
+                count += u64::from(table.remove(hash, &key));
+            }
+        }
+        for (id, table) in &mut self.ordered {
+            let all = table.range(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+            let gone: Vec<_> = all.filter(|(key, _)| has_ordered(*id, key)).map(|(key, _)| key.to_vec()).collect();
+            for key in gone {
+                count += u64::from(table.remove(&key));
+            }
+        }
+        count
     }
 
     /// All point tables, by their numbers.
@@ -100,7 +196,11 @@ impl Shard {
     /// Forgets a table; nothing happens when there is none. A large point table's memory counts as used until [`reclaim`](Self::reclaim) has
     /// freed it, so that no call takes long.
     pub fn drop_table(&mut self, id: TableId) {
-        if let Some(table) = self.point.remove(&id)
+        if self.point.contains_key(&id) && self.keep_for_checkpoint(id) {
+            if let Some(table) = self.point.get_mut(&id) {
+                table.clear();
+            }
+        } else if let Some(table) = self.point.remove(&id)
             && table.used_bytes() > FREED_AT_ONCE_BYTES
         {
             self.retired.push_back(table);

@@ -1,0 +1,645 @@
+//! Regions of a point table's log with a store: mutable, sealed, on the device.
+//!
+//! ```text
+//! page numbers:   … oldest ──────────── sealed_below ─────────── next_number
+//!                  sealed: never changed again        mutable: changed, freed and reused in place
+//!                  unwritten ▶ written ▶ durable ▶ evicted (▶ read again, for who can't wait)
+//! ```
+//! A sealed record that is changed, or wanted in memory, is copied to the tail. Whether a sealed record is live only the index knows: its own
+//! bytes stay as they were when its page was sealed, so that a page that is written later is what it was at that moment.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use super::log::{LINKED, Lengths, Log, RECORD_BYTES_MIN};
+use crate::bugs::{self, Bug};
+use crate::raw::Buffer;
+use crate::shard::TableId;
+use crate::store::{FramePlace, ReadTicket, StoreHandle, frame_bytes};
+
+/// Where a sealed page was written to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) place: FramePlace,
+    /// It is durable once this batch is.
+    batch: u64,
+}
+
+/// A page by its number and its slot; the slot is another page's when the numbers differ.
+type PageId = (u64, usize);
+
+/// A page of a checkpoint that the table's pages make up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageImage {
+    /// Its number.
+    pub(crate) number: u64,
+    /// Where it is.
+    pub(crate) place: FramePlace,
+}
+
+/// What a log with a store has besides.
+#[derive(Debug)]
+pub(super) struct Cold {
+    pub(super) store: StoreHandle,
+    pub(super) table: TableId,
+    /// Whether removals leave tombstones, so that pages alone tell what lives.
+    pub(super) keeps_tombstones: bool,
+    /// By slot.
+    frames: Vec<Option<Frame>>,
+    /// Mutable pages, oldest first; some may be gone.
+    order: VecDeque<PageId>,
+    /// Sealed and not yet given to the store.
+    unwritten: VecDeque<PageId>,
+    /// Given to the store and in memory.
+    evictable: VecDeque<PageId>,
+    /// Read again by somebody who couldn't wait.
+    loaded: RefCell<Vec<PageId>>,
+    /// Sealed records that were copied since the last [`Log::forget_forwards`]: references to them mean the copies.
+    forwards: HashMap<u64, u64>,
+    /// Pages below are part of a checkpoint that isn't written yet: they are, even if nothing lives in them any more.
+    pub(super) capture_below: u64,
+    /// Pages of that checkpoint whose table was cleared since.
+    saved: Vec<(u64, Frame)>,
+    /// Bytes filled in sealed pages, and those of them that are live.
+    pub(super) sealed_used: usize,
+    pub(super) sealed_live: usize,
+    /// Where the search for a page to compact goes on.
+    next_victim: usize,
+    /// Sealed pages that died while scans were open.
+    dead: Vec<PageId>,
+    /// Sealed pages that are gone but for their slots.
+    husks: Vec<PageId>,
+    /// Pages that are on the device alone.
+    away: Cell<usize>,
+}
+
+impl Cold {
+    pub(super) fn new(store: StoreHandle, table: TableId, keeps_tombstones: bool) -> Self {
+        Self {
+            store,
+            table,
+            keeps_tombstones,
+            frames: Vec::new(),
+            order: VecDeque::new(),
+            unwritten: VecDeque::new(),
+            evictable: VecDeque::new(),
+            loaded: RefCell::default(),
+            forwards: HashMap::new(),
+            capture_below: 0,
+            saved: Vec::new(),
+            sealed_used: 0,
+            sealed_live: 0,
+            next_victim: 0,
+            dead: Vec::new(),
+            husks: Vec::new(),
+            away: Cell::new(0),
+        }
+    }
+
+    /// The same for a log without pages; what was on the device is given back when this is dropped, but for what a checkpoint waits for.
+    pub(super) fn emptied(mut self, pages: &[super::log::Page]) -> Self {
+        let mut fresh = Self::new(self.store.clone(), self.table, self.keeps_tombstones);
+        if self.capture_below > 0 {
+            fresh.capture_below = self.capture_below;
+            fresh.saved = std::mem::take(&mut self.saved);
+            for (frame, page) in self.frames.iter_mut().zip(pages) {
+                if page.in_use
+                    && page.number < self.capture_below
+                    && let Some(frame) = frame.take()
+                {
+                    fresh.saved.push((page.number, frame));
+                }
+            }
+        }
+        fresh
+    }
+
+    /// Memory it holds itself.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        let ids = self.order.capacity()
+            + self.unwritten.capacity()
+            + self.evictable.capacity()
+            + self.husks.capacity()
+            + self.dead.capacity()
+            + self.loaded.borrow().capacity();
+        size_of::<Self>()
+            + self.frames.capacity() * size_of::<Option<Frame>>()
+            + ids * size_of::<PageId>()
+            + self.forwards.allocation_size()
+    }
+
+    /// An upper bound of what that grows by when so many pages and copies are added.
+    pub(super) fn room_for(&self, pages: usize, copies: usize) -> usize {
+        let forwards = if self.forwards.len() + copies > self.forwards.capacity() {
+            (self.forwards.len() + copies) * 8 / 7 * 2 * 17 + 64
+        } else {
+            0
+        };
+        let ids = [&self.order, &self.unwritten, &self.evictable];
+        let ids: usize = ids.iter().map(|ids| growth(ids.len(), ids.capacity(), pages)).sum();
+        let ids = ids + growth(self.husks.len(), self.husks.capacity(), copies);
+        ids * size_of::<PageId>()
+            + growth(self.frames.len(), self.frames.capacity(), pages) * size_of::<Option<Frame>>()
+            + forwards
+    }
+}
+
+/// By how many places a directory of so many grows at most when `more` are added: an eighth at a time, as its owner's budget may have no room
+/// to double it.
+pub(super) fn growth(len: usize, capacity: usize, more: usize) -> usize {
+    if len + more <= capacity { 0 } else { (capacity / 8).max(16) + more }
+}
+
+fn push_gently(ids: &mut VecDeque<PageId>, id: PageId) {
+    if ids.len() == ids.capacity() {
+        ids.reserve_exact(growth(ids.len(), ids.capacity(), 1) - 1);
+    }
+    ids.push_back(id);
+}
+
+/// The place of a slot; the directory grows up to it.
+fn frame_of(frames: &mut Vec<Option<Frame>>, slot: usize) -> &mut Option<Frame> {
+    if frames.len() <= slot {
+        if frames.capacity() <= slot {
+            frames.reserve_exact(slot - frames.len() + growth(frames.len(), frames.capacity(), 1));
+        }
+        frames.resize(slot + 1, None);
+    }
+    &mut frames[slot]
+}
+
+impl Drop for Cold {
+    fn drop(&mut self) {
+        let mut store = self.store.lock();
+        for frame in self.frames.iter().flatten().chain(self.saved.iter().map(|(_, frame)| frame)) {
+            store.release(&frame.place);
+        }
+    }
+}
+
+/// Stands for a record that can't be read: nobody's key.
+static UNREADABLE: [u8; 64] = [0; 64];
+
+impl Log {
+    pub(super) fn attach(&mut self, store: StoreHandle, table: TableId, keeps_tombstones: bool) {
+        debug_assert!(self.pages.is_empty());
+        self.cold = Some(Box::new(Cold::new(store, table, keeps_tombstones)));
+    }
+
+    fn is_page(&self, (number, slot): PageId) -> bool {
+        self.pages.get(slot).is_some_and(|p| p.in_use && p.number == number)
+    }
+
+    pub(super) fn page_added(&mut self, number: u64, slot: usize) {
+        let Some(cold) = &mut self.cold else { return };
+        *frame_of(&mut cold.frames, slot) = None;
+        push_gently(&mut cold.order, (number, slot));
+        if cold.order.len() > 2 * self.pages.len() + 16 {
+            let pages = &self.pages;
+            cold.order.retain(|(number, slot)| pages[*slot].in_use && pages[*slot].number == *number);
+        }
+    }
+
+    // === sealing
+
+    /// Seals the oldest mutable page; the memory it holds, or `None` when there is none.
+    pub(super) fn seal_oldest(&mut self) -> Option<usize> {
+        let id = loop {
+            let id = self.cold.as_mut()?.order.pop_front()?;
+            if self.is_page(id) {
+                break id;
+            }
+        };
+        let (number, slot) = id;
+        if self.victim.is_some_and(|v| v.page == slot) {
+            self.victim = None;
+        }
+        if self.tail == Some(slot) {
+            self.tail = None;
+        }
+        self.unlist(slot);
+        let page = &self.pages[slot];
+        let (memory, live, rest) = (page.memory(), page.live, page.rest as usize);
+        if live == 0 {
+            self.drop_page(slot);
+            self.sealed_below = number + 1;
+            return Some(memory);
+        }
+        self.sealed_below = number + 1;
+        self.page_bytes -= memory;
+        self.live_bytes -= live;
+        self.rest_bytes -= rest;
+        let used = self.pages[slot].used;
+        if let Some(cold) = &mut self.cold {
+            push_gently(&mut cold.unwritten, id);
+            cold.sealed_used += used;
+            cold.sealed_live += live;
+        }
+        Some(memory)
+    }
+
+    /// Takes the free space of a page out of the lists.
+    fn unlist(&mut self, slot: usize) {
+        let mut offset = 0;
+        while offset + RECORD_BYTES_MIN <= self.pages[slot].used {
+            let address = self.address(slot, offset);
+            let lengths = self.lengths(address);
+            if lengths.is(LINKED) {
+                self.unlink(address);
+            }
+            offset += lengths.size();
+        }
+    }
+
+    /// Seals all pages at once, in constant time.
+    pub(super) fn seal_all(&mut self) {
+        self.sealed_below = self.next_number;
+        self.lists = None;
+        self.exact = 0;
+        self.tail = None;
+        self.victim = None;
+        let live = std::mem::take(&mut self.live_bytes);
+        let used = std::mem::take(&mut self.page_bytes);
+        self.rest_bytes = 0;
+        if let Some(cold) = &mut self.cold {
+            // Of the pages that were the tail what isn't filled counts too; compaction sees each page as it is.
+            cold.sealed_used += used;
+            cold.sealed_live += live;
+            if cold.unwritten.is_empty() {
+                std::mem::swap(&mut cold.unwritten, &mut cold.order);
+            } else {
+                cold.unwritten.append(&mut cold.order);
+            }
+        }
+    }
+
+    // === writing
+
+    /// Bytes that giving the oldest sealed page to the store will take there; `None` when there is none.
+    pub(super) fn next_unwritten(&mut self) -> Option<usize> {
+        loop {
+            let id = *self.cold.as_ref()?.unwritten.front()?;
+            if self.is_page(id) {
+                if self.pages[id.1].live > 0 || self.cold.as_ref().is_some_and(|c| id.0 < c.capture_below) {
+                    return Some(frame_bytes(self.pages[id.1].used));
+                }
+                self.drop_if_dead(id.1);
+            }
+            self.cold.as_mut()?.unwritten.pop_front();
+        }
+    }
+
+    /// Gives the oldest sealed page to the store.
+    pub(super) fn write_next(&mut self) {
+        if self.next_unwritten().is_none() {
+            return;
+        }
+        let Some(cold) = &mut self.cold else { return };
+        let Some((number, slot)) = cold.unwritten.pop_front() else { return };
+        let page = &self.pages[slot];
+        let Some(buffer) = page.buffer.get() else { return };
+        let (place, batch) = cold.store.lock().append(cold.table, number, &buffer.bytes()[..page.used]);
+        cold.frames[slot] = Some(Frame { place, batch });
+        push_gently(&mut cold.evictable, (number, slot));
+    }
+
+    /// Frees memory of durable pages until so much is free; what it came to.
+    pub(super) fn evict(&mut self, wanted: usize) -> usize {
+        let Some(cold) = &mut self.cold else { return 0 };
+        self.allocated_bytes += self.loaded_bytes.take();
+        for id in cold.loaded.get_mut().drain(..) {
+            cold.evictable.push_front(id);
+        }
+        let durable = cold.store.lock().durable_batch();
+        let mut freed = 0;
+        while freed < wanted {
+            let Some(id) = self.cold.as_ref().and_then(|c| c.evictable.front().copied()) else { break };
+            let frame = self.cold.as_ref().and_then(|c| c.frames.get(id.1).copied().flatten());
+            if self.is_page(id)
+                && let Some(frame) = frame
+            {
+                if frame.batch > durable && !bugs::is_on(Bug::EvictsUndurable) {
+                    break;
+                }
+                if let Some(gone) = self.pages[id.1].buffer.take() {
+                    freed += gone.len();
+                    self.allocated_bytes -= gone.len();
+                    if let Some(cold) = &self.cold {
+                        cold.away.set(cold.away.get() + 1);
+                    }
+                }
+                self.drop_if_dead(id.1);
+            }
+            if let Some(cold) = &mut self.cold {
+                cold.evictable.pop_front();
+            }
+        }
+        freed
+    }
+
+    /// Whether a page waits for nothing but the device to be evicted.
+    pub(super) fn awaits_eviction(&self) -> bool {
+        self.cold.as_ref().is_some_and(|c| !c.evictable.is_empty() || !c.loaded.borrow().is_empty())
+    }
+
+    /// A record of a sealed page is dead.
+    pub(super) fn free_sealed(&mut self, slot: usize, size: usize) {
+        self.pages[slot].live -= size;
+        if let Some(cold) = &mut self.cold {
+            cold.sealed_live = cold.sealed_live.saturating_sub(size);
+        }
+        self.drop_if_dead(slot);
+    }
+
+    fn drop_if_dead(&mut self, slot: usize) {
+        let page = &self.pages[slot];
+        let Some(cold) = &mut self.cold else { return };
+        if !page.in_use || page.used == 0 || page.live > 0 || page.number < cold.capture_below {
+            return;
+        }
+        if self.floor.get() > 0 {
+            // An open scan finds copies by the places where their records were.
+            cold.dead.push((page.number, slot));
+            return;
+        }
+        cold.sealed_used = cold.sealed_used.saturating_sub(page.used);
+        if let Some(frame) = cold.frames[slot].take() {
+            cold.store.lock().release(&frame.place);
+        }
+        if self.pages[slot].buffer.get().is_none() {
+            cold.away.set(cold.away.get() - 1);
+        }
+        // It may have been read again since the last eviction.
+        self.allocated_bytes += self.loaded_bytes.take();
+        let page = &mut self.pages[slot];
+        self.allocated_bytes -= page.buffer.take().map_or(0, |b| b.len());
+        page.used = 0;
+        // References of this turn may still name its records, so the slot isn't used for another page yet.
+        cold.husks.push((page.number, slot));
+    }
+
+    fn drop_husks(&mut self) {
+        let husks = self.cold.as_mut().map_or_else(Vec::new, |c| std::mem::take(&mut c.husks));
+        for id in husks {
+            if self.is_page(id) {
+                self.drop_page(id.1);
+            }
+        }
+    }
+
+    // === copies
+
+    /// Where the record is that a reference of a sealed record means.
+    #[inline(always)]
+    pub(super) fn resolve(&self, address: u64) -> u64 {
+        if self.is_sealed(address) { self.forwarded(address) } else { address }
+    }
+
+    #[cold]
+    pub(super) fn forwarded(&self, address: u64) -> u64 {
+        let Some(cold) = &self.cold else { return address };
+        let mut at = address;
+        // A copy is newer than what it is of, so this ends.
+        while let Some(to) = cold.forwards.get(&at) {
+            at = *to;
+        }
+        at
+    }
+
+    /// Copies a sealed record, which is `bytes`, to the tail. The owner puts the copy into the index and frees the record.
+    pub(super) fn copy_to_tail(&mut self, from: u64, bytes: &[u8], flags: u64) -> u64 {
+        let size = bytes.len();
+        let to = self.allocate(size);
+        let (slot, offset) = self.split(to);
+        let page = &mut self.pages[slot];
+        let buffer = page.buffer.get_mut().expect("a mutable page is in memory");
+        let copy = &mut buffer.bytes_mut()[offset..offset + size];
+        copy.copy_from_slice(bytes);
+        Self::set_word(copy, 0, Self::word(bytes, 0) | flags);
+        page.live += size;
+        self.live_bytes += size;
+        if let Some(cold) = &mut self.cold {
+            cold.forwards.insert(from, to);
+        }
+        to
+    }
+
+    /// References given out before mean nothing any more.
+    pub(super) fn forget_forwards(&mut self) {
+        if self.floor.get() > 0 {
+            return;
+        }
+        for id in self.cold.as_mut().map_or_else(Vec::new, |c| std::mem::take(&mut c.dead)) {
+            if self.is_page(id) {
+                self.drop_if_dead(id.1);
+            }
+        }
+        self.drop_husks();
+        if let Some(cold) = &mut self.cold
+            && !cold.forwards.is_empty()
+        {
+            if cold.forwards.len() > 1024 {
+                cold.forwards = HashMap::new();
+            } else {
+                cold.forwards.clear();
+            }
+        }
+    }
+
+    // === reading
+
+    #[cold]
+    pub(super) fn from_device(&self, slot: usize, offset: usize) -> &[u8] {
+        let page = &self.pages[slot];
+        let Some((cold, frame)) = self.cold.as_ref().and_then(|c| Some((c, c.frames.get(slot)?.as_ref()?))) else {
+            return &UNREADABLE;
+        };
+        let mut store = cold.store.lock();
+        match store.read_now(cold.table, page.number, frame.place) {
+            Ok(bytes) if bytes.len() == page.used => {
+                let mut buffer = Buffer::zeroed(bytes.len());
+                buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+                self.loaded_bytes.set(self.loaded_bytes.get() + buffer.len());
+                cold.away.set(cold.away.get() - 1);
+                cold.loaded.borrow_mut().push((page.number, slot));
+                &page.buffer.get_or_init(|| buffer).bytes()[offset..]
+            }
+            Ok(_) => &UNREADABLE,
+            Err(error) => {
+                store.fail(error);
+                &UNREADABLE
+            }
+        }
+    }
+
+    /// How many pages are on the device alone.
+    pub(super) fn pages_away(&self) -> usize {
+        self.cold.as_ref().map_or(0, |c| c.away.get())
+    }
+
+    // === compaction
+
+    /// A sealed page that is mostly dead, if the sealed pages together are; looks at a few pages a call.
+    pub(super) fn find_victim(&mut self) -> Option<PageId> {
+        let cold = self.cold.as_mut()?;
+        if self.floor.get() > 0 || cold.sealed_used <= 2 * cold.sealed_live + 4 * self.page_bytes_max {
+            return None;
+        }
+        for _ in 0..64.min(self.pages.len()) {
+            cold.next_victim = (cold.next_victim + 1) % self.pages.len();
+            let page = &self.pages[cold.next_victim];
+            let sealed = page.in_use && page.used > 0 && page.number < self.sealed_below;
+            // What a checkpoint waits for is left alone until then.
+            if sealed && page.number >= cold.capture_below && page.live < page.used / 2 {
+                return Some((page.number, cold.next_victim));
+            }
+        }
+        None
+    }
+
+    /// The address of an offset of a page, if it still is that page.
+    pub(super) fn address_in(&self, id: PageId, offset: usize) -> Option<u64> {
+        self.is_page(id).then(|| self.address(id.1, offset))
+    }
+
+    /// Whether there is a page older than this number, beside one.
+    pub(super) fn has_page_below(&self, number: u64, beside: u64) -> bool {
+        self.pages.iter().any(|p| p.in_use && p.used > 0 && p.number < number && p.number != beside)
+    }
+
+    // === checkpoints
+
+    /// All pages there are belong to a checkpoint from now on: they are written even if nothing lives in them any more.
+    pub(super) fn begin_capture(&mut self) {
+        if let Some(cold) = &mut self.cold {
+            cold.capture_below = self.sealed_below;
+        }
+    }
+
+    /// Bytes of the next page of the checkpoint that isn't given to the store; `None` when all are.
+    pub(super) fn next_captured(&mut self) -> Option<usize> {
+        let bytes = self.next_unwritten()?;
+        let cold = self.cold.as_ref()?;
+        // They were sealed, and wait, in the order of their numbers.
+        cold.unwritten.front().is_some_and(|(number, _)| *number < cold.capture_below).then_some(bytes)
+    }
+
+    /// The pages of the checkpoint; from now on dead ones among them are dropped again.
+    pub(super) fn end_capture(&mut self) -> Vec<PageImage> {
+        let Some(cold) = &mut self.cold else { return Vec::new() };
+        let below = std::mem::take(&mut cold.capture_below);
+        let (mut pages, mut dead) = (Vec::new(), Vec::new());
+        for (number, frame) in cold.saved.drain(..) {
+            pages.push(PageImage { number, place: frame.place });
+            cold.store.lock().release(&frame.place);
+        }
+        for (slot, page) in self.pages.iter().enumerate() {
+            if let Some(frame) = cold.frames.get(slot).copied().flatten()
+                && page.in_use
+                && page.number < below
+            {
+                pages.push(PageImage { number: page.number, place: frame.place });
+                if page.live == 0 {
+                    dead.push(slot);
+                }
+            }
+        }
+        for slot in dead {
+            self.drop_if_dead(slot);
+        }
+        pages.sort_unstable_by_key(|p| p.number);
+        pages
+    }
+
+    /// The hash of a record, which is read from the device if need be, and not kept. Only tables with tiny indexes ask.
+    pub(super) fn hash_wherever(&self, address: u64) -> u64 {
+        if self.is_resident(address) {
+            return self.hash(address);
+        }
+        let (slot, offset) = self.split(address);
+        let Some((cold, frame)) = self.cold.as_ref().and_then(|c| Some((c, c.frames.get(slot)?.as_ref()?))) else { return 0 };
+        let mut store = cold.store.lock();
+        match store.read_now(cold.table, self.pages[slot].number, frame.place) {
+            Ok(page) if page.len() >= offset + 16 => Self::word(&page, offset + 8),
+            Ok(_) => 0,
+            Err(error) => {
+                store.fail(error);
+                0
+            }
+        }
+    }
+
+    /// Begins to read the page of a record; `None` when the device has enough to do.
+    pub(super) fn start_read(&self, address: u64) -> Option<(ReadTicket, PageId)> {
+        let (slot, _) = self.split(address);
+        let cold = self.cold.as_ref()?;
+        let frame = cold.frames.get(slot)?.as_ref()?;
+        let number = self.pages[slot].number;
+        let ticket = cold.store.lock().start_read(cold.table, number, frame.place)?;
+        Some((ticket, (number, slot)))
+    }
+
+    /// How many bytes reading the page of a record takes.
+    pub(super) fn frame_bytes(&self, address: u64) -> usize {
+        let (slot, _) = self.split(address);
+        frame_bytes(self.pages[slot].used)
+    }
+
+    /// The record's bytes in its page, which was read as `page`; `None` when it isn't that page's.
+    pub(super) fn record_in<'p>(&self, address: u64, number: u64, page: &'p [u8]) -> Option<&'p [u8]> {
+        let (slot, offset) = self.split(address);
+        if !self.pages.get(slot).is_some_and(|p| p.in_use && p.number == number) {
+            return None;
+        }
+        let size = Lengths::at(page, offset)?.size();
+        page.get(offset..offset.checked_add(size)?)
+    }
+
+    pub(super) fn page_number(&self, address: u64) -> u64 {
+        let (slot, _) = self.split(address);
+        self.pages.get(slot).map_or(u64::MAX, |p| p.number)
+    }
+
+    /// Puts a page back that recovery has found on the device, without its records.
+    pub(super) fn adopt_page(&mut self, image: PageImage, bytes: &[u8], keep_in_memory: bool) -> usize {
+        let slot = self.add_slot();
+        let page = &mut self.pages[slot];
+        (page.number, page.used, page.in_use, page.buffer) = (image.number, bytes.len(), true, OnceCell::new());
+        let mut memory = 0;
+        if keep_in_memory {
+            let mut buffer = Buffer::zeroed(bytes.len());
+            buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+            memory = buffer.len();
+            page.buffer = OnceCell::from(buffer);
+        }
+        self.allocated_bytes += memory;
+        self.next_number = self.next_number.max(image.number + 1);
+        self.sealed_below = self.next_number;
+        if let Some(cold) = &mut self.cold {
+            *frame_of(&mut cold.frames, slot) = Some(Frame { place: image.place, batch: 0 });
+            cold.sealed_used += bytes.len();
+            if keep_in_memory {
+                cold.evictable.push_back((image.number, slot));
+            } else {
+                cold.away.set(cold.away.get() + 1);
+            }
+            cold.store.lock().adopt(&image.place);
+        }
+        slot
+    }
+
+    /// Counts a record of an adopted page.
+    pub(super) fn adopt_live(&mut self, slot: usize, size: usize) {
+        self.pages[slot].live += size;
+        if let Some(cold) = &mut self.cold {
+            cold.sealed_live += size;
+        }
+    }
+
+    /// All records of an adopted page are counted.
+    pub(super) fn adopted(&mut self, slot: usize) {
+        self.drop_if_dead(slot);
+    }
+}

@@ -1,0 +1,386 @@
+//! What a shard does with a point table whose records may be on the device, without waiting for any.
+
+use super::cold::PageImage;
+use super::log::{HAS_OLDER, LIVE, Lengths, RECORD_BYTES_MIN, TOMBSTONE};
+use super::{KeyBatch, PointTable};
+use crate::bugs::{self, Bug};
+use crate::store::ReadTicket;
+
+/// Where a key's record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Located {
+    /// In memory.
+    At(u64),
+    /// In the page that was read for it.
+    Read(u64),
+    /// Nowhere.
+    Absent,
+    /// On the device, if the record at this address is the key's.
+    OnDevice(u64),
+}
+
+/// A page that was read from the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageRead<'a> {
+    /// The page.
+    pub(crate) number: u64,
+    /// What it holds.
+    pub(crate) bytes: &'a [u8],
+}
+
+impl PointTable {
+    /// Whether any record is on the device alone.
+    pub(crate) fn is_partly_away(&self) -> bool {
+        self.log.pages_away() > 0
+    }
+
+    /// Looks for a key in memory and in a page that was read; `refused` are addresses, with the numbers of their pages, that aren't its.
+    pub(crate) fn locate_now(&self, hash: u64, key: &[u8], read: Option<PageRead<'_>>, refused: &[(u64, u64)]) -> Located {
+        let mut result = Located::Absent;
+        let mut probe = self.index.probe(hash);
+        while let Some(at) = probe.next() {
+            if self.log.is_resident(at) {
+                if self.log.is_key(at, hash, key) {
+                    return Located::At(at);
+                }
+                continue;
+            }
+            let number = self.log.page_number(at);
+            if let Some(read) = read.filter(|r| r.number == number) {
+                let record = self.log.record_in(at, number, read.bytes);
+                if record.is_some_and(|r| parts(r).is_some_and(|(h, k, _)| h == hash && k == key)) {
+                    result = Located::Read(at);
+                }
+            } else if result == Located::Absent && !refused.contains(&(at, number)) {
+                result = Located::OnDevice(at);
+            }
+        }
+        result
+    }
+
+    /// Candidates of a hash on a page.
+    pub(crate) fn candidates_on(&self, hash: u64, number: u64, out: &mut Vec<(u64, u64)>) {
+        let mut probe = self.index.probe(hash);
+        while let Some(at) = probe.next() {
+            if self.log.page_number(at) == number {
+                out.push((at, number));
+            }
+        }
+    }
+
+    /// A record on the device that has to be looked at to find a key of this hash.
+    pub(crate) fn first_away(&self, hash: u64) -> Option<u64> {
+        let mut probe = self.index.probe(hash);
+        while let Some(at) = probe.next() {
+            if !self.log.is_resident(at) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Copies all records on this page that may be of this hash to the tail.
+    pub(crate) fn fetch_from(&mut self, hash: u64, read: PageRead<'_>) {
+        let mut candidates = Vec::new();
+        self.candidates_on(hash, read.number, &mut candidates);
+        for (at, number) in candidates {
+            if self.log.is_resident(at) {
+                continue;
+            }
+            if let Some(record) = self.log.record_in(at, number, read.bytes)
+                && let Some((its_hash, ..)) = parts(record)
+            {
+                self.copy_up(its_hash, at, record);
+            }
+        }
+        self.settle();
+    }
+
+    /// The value of a located record.
+    pub(crate) fn value_located<'a>(&'a self, located: Located, read: Option<PageRead<'a>>) -> Option<&'a [u8]> {
+        match (located, read) {
+            (Located::At(at), _) => Some(self.log.value(at)),
+            (Located::Read(at), Some(read)) => {
+                self.log.record_in(at, read.number, read.bytes).and_then(parts).map(|(_, _, value)| value)
+            }
+            _ => None,
+        }
+    }
+
+    /// Sets the value of a key that was located.
+    pub(crate) fn put_located(&mut self, hash: u64, key: &[u8], value: &[u8], located: Located, read: Option<PageRead<'_>>) {
+        let address = match located {
+            Located::At(at) if self.log.lengths(at).value() == value.len() && !self.log.is_sealed(at) => at,
+            Located::At(at) => {
+                let flags = if self.has_older(at) { HAS_OLDER } else { 0 };
+                self.index.remove(hash, at);
+                self.log.free(at);
+                self.compact();
+                self.add(hash, key, value.len(), flags)
+            }
+            Located::Read(at) => {
+                self.take_read_record(hash, at, read);
+                self.add(hash, key, value.len(), HAS_OLDER)
+            }
+            Located::Absent | Located::OnDevice(_) => self.add(hash, key, value.len(), 0),
+        };
+        self.log.value_mut(address).copy_from_slice(value);
+        self.settle();
+    }
+
+    /// Takes a record on the device out of the index.
+    fn take_read_record(&mut self, hash: u64, at: u64, read: Option<PageRead<'_>>) {
+        self.index.remove(hash, at);
+        let size = read.and_then(|r| self.log.record_in(at, r.number, r.bytes)).map_or(0, <[u8]>::len);
+        let (slot, _) = self.log.split(at);
+        self.log.free_sealed(slot, size);
+    }
+
+    /// Forgets a key that was located; whether it was there.
+    pub(crate) fn remove_located(&mut self, hash: u64, key: &[u8], located: Located, read: Option<PageRead<'_>>) -> bool {
+        match located {
+            Located::At(at) => {
+                self.forget(hash, at, self.has_older(at));
+                self.compact();
+            }
+            Located::Read(at) => {
+                self.take_read_record(hash, at, read);
+                self.bury(hash, key);
+            }
+            Located::Absent | Located::OnDevice(_) => return false,
+        }
+        self.settle();
+        true
+    }
+
+    /// Begins to read the page of a record.
+    pub(crate) fn start_read(&self, address: u64) -> Option<(ReadTicket, u64)> {
+        self.log.start_read(address).map(|(ticket, (number, _))| (ticket, number))
+    }
+
+    /// The page of a record, and how many bytes reading it takes.
+    pub(crate) fn page_of(&self, address: u64) -> (u64, usize) {
+        (self.log.page_number(address), self.log.frame_bytes(address))
+    }
+
+    // === memory
+
+    /// An upper bound of the memory that making, or copying, so many records takes; `bytes`: their keys and values together.
+    #[must_use]
+    pub fn room_for(&self, records: usize, bytes: usize) -> usize {
+        self.room_for_copies(records, bytes + records * 40) + self.index.room_for(records)
+    }
+
+    /// An upper bound of the memory that copying so many records takes, so long together.
+    pub(crate) fn room_for_copies(&self, records: usize, bytes: usize) -> usize {
+        let pages = self.log.pages_for(records, bytes);
+        self.log.room_for(records, bytes) + self.log.cold.as_ref().map_or(0, |c| c.room_for(pages, records))
+    }
+
+    /// The same for what [`fetch_from`](Self::fetch_from) copies.
+    pub(crate) fn room_for_fetch(&self, hash: u64, read: PageRead<'_>) -> usize {
+        let mut candidates = Vec::new();
+        self.candidates_on(hash, read.number, &mut candidates);
+        let records = candidates.iter().filter_map(|(at, number)| self.log.record_in(*at, *number, read.bytes));
+        self.room_for_copies(candidates.len(), records.map(<[u8]>::len).sum())
+    }
+
+    /// The same for what is left of a page that is compacted.
+    pub(crate) fn room_for_victim(&self, id: (u64, usize), records_max: usize) -> usize {
+        let live = self.log.address_in(id, 0).map_or(0, |_| self.log.pages[id.1].live);
+        self.room_for_copies((live / RECORD_BYTES_MIN).min(records_max), live)
+    }
+
+    /// An upper bound of the memory that [`entries`](Self::entries) of these keys takes, and changing what it gives.
+    #[must_use]
+    pub fn room_for_entries(&self, keys: &KeyBatch<'_>) -> usize {
+        self.room_for(keys.len(), keys.bytes.len() + keys.len() * self.value_width)
+    }
+
+    // === compaction
+
+    /// A page that compaction would gain much from.
+    pub(crate) fn find_victim(&mut self) -> Option<(u64, usize)> {
+        self.log.find_victim()
+    }
+
+    /// Asks for a page that is to be compacted, unless it is in memory.
+    pub(crate) fn read_victim(&self, id: (u64, usize)) -> Option<ReadTicket> {
+        let at = self.log.address_in(id, 0)?;
+        if self.log.is_resident(at) { None } else { self.log.start_read(at).map(|(ticket, _)| ticket) }
+    }
+
+    /// The bytes of a victim that is in memory.
+    pub(crate) fn victim_bytes(&self, id: (u64, usize)) -> Option<Vec<u8>> {
+        let at = self.log.address_in(id, 0)?;
+        self.log.is_resident(at).then(|| self.log.page_bytes_of(id.1).to_vec())
+    }
+
+    /// Copies what lives on a page to the tail, from an offset on, a few records at most; where to go on, or `None` at the end.
+    pub(crate) fn compact_page(&mut self, id: (u64, usize), page: &[u8], from: usize, records_max: usize) -> Option<usize> {
+        if self.log.floor.get() > 0 {
+            // Scans find a page's records where they were when they began.
+            return Some(from);
+        }
+        let mut offset = from;
+        for _ in 0..records_max {
+            let lengths = Lengths::at(page, offset)?;
+            let record = page.get(offset..offset.checked_add(lengths.size())?)?;
+            // The page goes when its last record does.
+            let at = self.log.address_in(id, offset)?;
+            let (hash, key, value) = parts(record)?;
+            if lengths.is(LIVE) && self.index.contains(hash, at) {
+                if bugs::is_on(Bug::CompactionLosesCold) {
+                    self.index.remove(hash, at);
+                    self.log.free_sealed(id.1, record.len());
+                } else {
+                    self.copy_up(hash, at, record);
+                }
+            } else if lengths.is(TOMBSTONE) {
+                let origin = u64::from_le_bytes(value.try_into().ok()?);
+                if self.log.has_page_below(origin, id.0) {
+                    let copy = self.log.append(hash, key, 8, TOMBSTONE);
+                    self.log.value_mut(copy).copy_from_slice(value);
+                }
+                self.log.free_sealed(id.1, record.len());
+            }
+            offset += record.len();
+        }
+        self.settle();
+        Some(offset)
+    }
+
+    pub(crate) fn mutable_bytes(&self) -> usize {
+        self.log.page_bytes
+    }
+
+    pub(crate) fn seal_oldest(&mut self) -> Option<usize> {
+        let sealed = self.log.seal_oldest();
+        self.settle();
+        sealed
+    }
+
+    pub(crate) fn next_unwritten(&mut self) -> Option<usize> {
+        let bytes = self.log.next_unwritten();
+        self.settle();
+        bytes
+    }
+
+    pub(crate) fn write_next(&mut self) {
+        self.log.write_next();
+        self.settle();
+    }
+
+    pub(crate) fn evict(&mut self, wanted: usize) -> usize {
+        let freed = self.log.evict(wanted);
+        self.settle();
+        freed
+    }
+
+    pub(crate) fn awaits_eviction(&self) -> bool {
+        self.log.awaits_eviction()
+    }
+
+    pub(crate) fn begin_turn(&mut self) {
+        self.log.forget_forwards();
+        self.settle();
+    }
+
+    // === checkpoints of pages
+
+    /// Seals everything: what the table holds now is what its pages below the returned number hold.
+    pub(crate) fn cut_pages(&mut self) {
+        self.log.seal_all();
+        self.log.begin_capture();
+        self.log.forget_forwards();
+        self.settle();
+    }
+
+    /// Bytes of the next page of the cut that isn't given to the store; `None` when all are.
+    pub(crate) fn next_captured(&mut self) -> Option<usize> {
+        self.log.next_captured()
+    }
+
+    /// All pages of the cut have lower numbers.
+    pub(crate) fn cut_number(&self) -> u64 {
+        self.log.cold.as_ref().map_or(0, |c| c.capture_below)
+    }
+
+    /// Puts a page back that a manifest names, after all with lower numbers; whether that went well, else the store knows why not.
+    pub(crate) fn adopt(&mut self, image: PageImage, keep_in_memory: bool) -> bool {
+        let Some((store, id)) = self.log.cold.as_ref().map(|c| (c.store.clone(), c.table)) else { return false };
+        let read = store.lock().read_now(id, image.number, image.place);
+        let page = match read {
+            Ok(page) => page,
+            Err(error) => {
+                store.lock().fail(error);
+                return false;
+            }
+        };
+        let slot = self.log.adopt_page(image, &page, keep_in_memory);
+        let mut offset = 0;
+        while offset + RECORD_BYTES_MIN <= page.len() {
+            let record = Lengths::at(&page, offset).and_then(|l| Some((l, page.get(offset..offset.checked_add(l.size())?)?)));
+            let Some((lengths, record)) = record else { break };
+            if lengths.is(LIVE | TOMBSTONE) && !self.adopt_record(slot, offset, lengths, record) {
+                break;
+            }
+            offset += record.len();
+        }
+        if offset + RECORD_BYTES_MIN <= page.len() {
+            store.lock().fail_page(&image.place, "it holds no records as they should be");
+            return false;
+        }
+        self.log.adopted(slot);
+        self.settle();
+        store.lock().failed().is_none()
+    }
+
+    fn adopt_record(&mut self, slot: usize, offset: usize, lengths: Lengths, record: &[u8]) -> bool {
+        let Some((hash, key, value)) = parts(record) else { return false };
+        let before = self.locate(hash, key);
+        let address = self.log.address(slot, offset);
+        self.log.adopt_live(slot, record.len());
+        if lengths.is(LIVE) {
+            match before {
+                Some(before) => {
+                    self.index.replace(hash, before, address);
+                    self.log.free(before);
+                }
+                None => self.index_new(hash, address),
+            }
+            return true;
+        }
+        let Ok(origin) = value.try_into().map(u64::from_le_bytes) else { return false };
+        if let Some(before) = before
+            && self.log.page_number(before) < origin
+        {
+            self.index.remove(hash, before);
+            self.log.free(before);
+        }
+        true
+    }
+
+    /// All pages of a manifest are back; numbers go on from here.
+    pub(crate) fn end_adoption(&mut self, next_number: u64) {
+        self.log.next_number = next_number;
+        self.log.sealed_below = next_number;
+        self.begin_turn();
+    }
+
+    /// Where the pages of the cut are, by number.
+    pub(crate) fn end_cut(&mut self) -> Vec<PageImage> {
+        let pages = self.log.end_capture();
+        self.settle();
+        pages
+    }
+}
+
+/// Hash, key and value of a record.
+pub(super) fn parts(record: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+    let lengths = Lengths::at(record, 0)?;
+    let hash = u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);
+    let start = 16 + lengths.value().next_multiple_of(8);
+    let key = record.get(start..start.checked_add(lengths.key())?)?;
+    Some((hash, key, record.get(16..16 + lengths.value())?))
+}

@@ -1,0 +1,121 @@
+//! The budget: pages are sealed, written and evicted so that what the shard holds never passes it.
+//!
+//! ```text
+//! budget = what users may fill (13/16) + copies of pages on their way to the device (2/16) + pages on their way from it (1/16)
+//! ```
+
+use super::Shard;
+use crate::point::PointTable;
+use crate::store::StoreError;
+
+/// There is no room: nothing was done. Let the device work ([`Shard::complete_pending`]) and try again; give up when nothing is pending and
+/// `bytes_needed` doesn't shrink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard's memory is full: {bytes_needed} B more are needed")]
+pub struct Busy {
+    /// How much memory must be freed for the call to be accepted.
+    pub bytes_needed: usize,
+}
+
+impl Shard {
+    /// What users may fill. Without a device there is nothing to keep free for.
+    pub(super) fn admitted_bytes(&self) -> usize {
+        let budget = self.options.budget_bytes;
+        if self.store.is_some() { budget / 16 * 13 } else { budget }
+    }
+
+    /// Makes room for `bytes` more in memory; with `Ok` calls that take no more than that keep the budget. See
+    /// [`PointTable::room_for`](crate::PointTable::room_for).
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), Busy> {
+        let admitted = self.admitted_bytes();
+        let wanted = |shard: &Self| (shard.used_bytes() + bytes).saturating_sub(admitted);
+        if wanted(self) > 0 && self.store.is_some() {
+            self.relieve(wanted(self), 0);
+        }
+        match wanted(self) {
+            0 => Ok(()),
+            bytes_needed => Err(Busy { bytes_needed }),
+        }
+    }
+
+    /// The turn of the shard's owner: keeps memory below the budget, writes pages, takes what the device has done. Never blocks. References
+    /// to records given out before are void.
+    ///
+    /// An error is the device's; see [`failure`](Self::failure).
+    pub fn maintain(&mut self) -> Result<(), StoreError> {
+        for table in self.point.values_mut() {
+            table.begin_turn();
+        }
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        let pressure = self.used_bytes().saturating_sub(self.admitted_bytes() / 4 * 3);
+        store.lock().step(pressure > 0)?;
+        if pressure > 0 {
+            self.relieve(pressure, self.options.budget_bytes / 8);
+        }
+        self.compact_turn(&store);
+        store.lock().step(pressure > 0)
+    }
+
+    /// Frees what is durable, and lets the device make more durable, until `wanted` bytes are on their way out; `kept_mutable` bytes of the
+    /// newest records aren't sealed for it.
+    fn relieve(&mut self, wanted: usize, kept_mutable: usize) {
+        let freed = self.evict(wanted);
+        if freed < wanted {
+            // Twice as much as is missing, so that the next one needn't wait.
+            self.write_out(2 * (wanted - freed), kept_mutable);
+            // What was written at once may be gone at once.
+            if let Some(store) = self.store.clone() {
+                // Its error stays in the store for who asks.
+                let _ = store.lock().step(true);
+            }
+            self.evict(wanted - freed);
+        }
+    }
+
+    pub(super) fn evict(&mut self, wanted: usize) -> usize {
+        let mut freed = 0;
+        for table in self.point.values_mut() {
+            if freed >= wanted {
+                break;
+            }
+            if table.awaits_eviction() {
+                freed += table.evict(wanted - freed);
+            }
+        }
+        freed
+    }
+
+    /// Seals pages and gives them to the store until that has `wanted` bytes, or may have no more.
+    pub(super) fn write_out(&mut self, wanted: usize, kept_mutable: usize) {
+        let Some(store) = self.store.clone() else { return };
+        let limit = self.options.budget_bytes / 8;
+        loop {
+            let unwritten = store.lock().unwritten_bytes();
+            if unwritten >= wanted {
+                return;
+            }
+            // The table with the most sealed pages that wait, else the one with the most mutable bytes.
+            let waiting = self.point.iter_mut().find_map(|(id, t)| t.next_unwritten().map(|bytes| (*id, bytes)));
+            let Some((id, bytes)) = waiting else {
+                // The newest records stay where they can be changed, or whoever fetches some never gets to use them.
+                let mutable: usize = self.point.values().map(PointTable::mutable_bytes).sum();
+                if mutable <= kept_mutable {
+                    return;
+                }
+                let most = self.point.values_mut().max_by_key(|t| t.mutable_bytes()).filter(|t| t.mutable_bytes() > 0);
+                if most.and_then(|table| table.seal_oldest()).is_none() {
+                    return;
+                }
+                continue;
+            };
+            // A copy is made for the device, and the budget holds for that too.
+            let fits = unwritten + bytes <= limit || (unwritten == 0 && self.used_bytes() + bytes <= self.options.budget_bytes);
+            if !fits || self.used_bytes() + bytes > self.options.budget_bytes {
+                return;
+            }
+            if let Some(table) = self.point.get_mut(&id) {
+                table.write_next();
+            }
+        }
+    }
+}
