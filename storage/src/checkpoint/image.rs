@@ -114,6 +114,8 @@ impl Image {
             all.blocks.extend(image.blocks);
         }
         Some(all)
+    }
+
     /// What the shard holds of point tables in some vnodes out of `vnode_count`, and of ordered tables under keys of which `has_ordered` says
     /// that they belong to them: to be put into another shard by [`put_into`](Self::put_into), and taken out of this one by
     /// [`Shard::remove_vnodes`]. Other vnodes' records are looked at and not copied.
