@@ -236,3 +236,114 @@ fn stores_of_the_first_version_open_and_damaged_ones_are_refused() {
     checkpoints.restore(&newest, &mut shard, 0..4, |_, _| true).unwrap();
     assert_eq!(shard.point(TableId(0), 8).len(), 101);
 }
+
+/// A reader of segments that is written from `docs/storage-format.md` alone and shares no code with the crate, not even the checksum.
+mod from_the_documentation {
+    fn crc32c(bytes: &[u8]) -> u32 {
+        let mut crc = !0_u32;
+        for byte in bytes {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
+            }
+        }
+        !crc
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    pub(super) struct Record {
+        pub(super) position: u64,
+        pub(super) flags: u32,
+        pub(super) payload: Vec<u8>,
+    }
+
+    /// All records of whole groups of a segment, and the position behind them.
+    pub(super) fn segment(bytes: &[u8], magic: &[u8; 8], base: u64) -> (Vec<Record>, u64) {
+        assert_eq!(&bytes[..8], magic);
+        assert_eq!((u32_at(bytes, 8), u32_at(bytes, 16)), (1, 0));
+        assert_eq!(crc32c(&bytes[..60]), u32_at(bytes, 60));
+        assert_eq!(bytes[..64], bytes[2048..2112]);
+        assert_eq!(u64_at(bytes, 32), base);
+        let salt = &bytes[24..32];
+        let (mut records, mut group, mut at, mut end) = (Vec::new(), Vec::new(), 4096, base);
+        loop {
+            let position = base + (at as u64 - 4096);
+            let Some(header) = bytes.get(at..at + 16) else { break };
+            let (length, flags) = (u32_at(header, 0) as usize, u32_at(header, 12) & 0xFF);
+            if length < 8 || at + 8 + length > bytes.len() {
+                break;
+            }
+            let place = [salt, &position.to_le_bytes()].concat();
+            let check = crc32c(&[&place, &header[..4], &header[8..12], &flags.to_le_bytes()[..]].concat());
+            let crc = crc32c(&[&place, &header[..4], &bytes[at + 8..at + 8 + length]].concat());
+            if check >> 8 != u32_at(header, 12) >> 8 || crc != u32_at(header, 4) || flags > 15 {
+                break;
+            }
+            if flags & 8 != 0 {
+                at += u32_at(header, 8) as usize * 8;
+                end = base + (at as u64 - 4096);
+                continue;
+            }
+            assert_eq!(flags & 2 != 0, group.is_empty(), "a group begins with its first record");
+            group.push(Record { position, flags, payload: bytes[at + 16..at + 8 + length].to_vec() });
+            at += (8 + length).next_multiple_of(8);
+            if flags & 1 != 0 {
+                records.append(&mut group);
+                end = base + (at as u64 - 4096);
+            }
+        }
+        (records, end)
+    }
+}
+
+#[test]
+fn a_reader_written_from_the_documentation_reads_all_fixtures() {
+    let base = |name: &str| name[4..24].parse::<u64>().unwrap();
+    for (fixture, count) in [("wal-v1", 80), ("wal-v1-torn", 79), ("wal-v1-repaired", 77), ("log-v1", 60)] {
+        let magic = if fixture.starts_with("wal") { b"TRWALSEG" } else { b"TRLOGSEG" };
+        let (mut records, mut end) = (Vec::new(), 0);
+        for entry in std::fs::read_dir(self::fixture(fixture))
+            .unwrap()
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap()
+            .iter()
+            .map(|e| e.path())
+            .collect::<std::collections::BTreeSet<_>>()
+        {
+            let name = entry.file_name().unwrap().to_str().unwrap();
+            if !name.starts_with("before-repair") {
+                assert_eq!(base(name), end, "{fixture}: {name}");
+                let (mut found, behind) = from_the_documentation::segment(&std::fs::read(&entry).unwrap(), magic, end);
+                records.append(&mut found);
+                end = behind;
+            }
+        }
+        let own: Vec<_> = records.iter().filter(|r| r.flags & 4 == 0).collect();
+        assert!(own.len() >= count && own.len() <= count + 2, "{fixture}: {}", own.len());
+        assert!(own.windows(2).all(|w| w[0].position < w[1].position));
+        let control: Vec<_> = records.iter().filter(|r| r.flags & 4 != 0).map(|r| &r.payload).collect();
+        if fixture.starts_with("wal") {
+            let offsets =
+                control.iter().map(|c| (c[0], c[1], c[2], u64::from_le_bytes(c[8..16].try_into().unwrap()), &c[36..38]));
+            assert!(
+                offsets.clone().count() >= 2
+                    && offsets
+                        .clone()
+                        .all(|(_, version, flags, epoch, partition)| { (version, flags, epoch, partition) == (1, 1, 9, b"p1") })
+            );
+            assert_eq!(offsets.filter(|(kind, ..)| *kind == 1).count(), 1);
+            let expected = wal_records();
+            assert!(own.iter().all(|r| expected.contains(&r.payload)));
+        } else {
+            let last = control.last().unwrap();
+            assert_eq!((last[0], last[1], last[4], &last[28..33]), (3, 1, 1, b"audit".as_slice()));
+        }
+    }
+}

@@ -76,6 +76,9 @@ fn a_log_opened_again_and_again_goes_on_where_it_was() {
     assert!(expected.len() > 1000);
 }
 
+/// Makes a device panic where another number makes it hang.
+const PANICS: u64 = 99;
+
 /// A device in memory that several hands share, and that counts and can be told to hang.
 #[derive(Debug)]
 struct SharedDevice {
@@ -128,6 +131,7 @@ impl Device for SharedDevice {
         match &op {
             DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } => {
                 self.writes.fetch_add(1, Ordering::SeqCst);
+                assert!(self.hangs.load(Ordering::SeqCst) != PANICS, "meant");
                 while self.hangs.load(Ordering::SeqCst) > 0 {
                     std::thread::yield_now();
                 }
@@ -245,6 +249,21 @@ fn waiting_ends_at_once_where_there_is_nothing_to_wait_for_and_at_the_deadline_o
     assert_eq!(accepted, (8192 - 24) / 120);
     device.hangs.store(0, Ordering::SeqCst);
     log.wait_for_commit(until, SOON).unwrap();
+}
+
+#[test]
+fn a_device_that_panics_ends_the_log_and_nobody_waits_for_it() {
+    let device = SharedDevice::new(SimDevice::new(1));
+    let log = device.log(small(1)).unwrap();
+    log.append_and_wait(b"one", SOON).unwrap();
+    device.hangs.store(PANICS, Ordering::SeqCst);
+    let start = Instant::now();
+    let error = log.append_and_wait(b"two", SOON).unwrap_err();
+    assert!(matches!(error, LogError::Poisoned { .. }) && start.elapsed() < SOON / 2, "{error}");
+    assert!(matches!(log.append(b"three"), Err(LogError::Poisoned { .. })));
+    let mut scan = log.scan(Lsn(0)).unwrap();
+    assert_eq!(scan.next().unwrap().unwrap().payload, b"one");
+    assert!(matches!(log.close(), Err(LogError::Poisoned { .. })));
 }
 
 /// FASTER #755: a scan whose place is given up says so; it reads neither garbage nor nothing.
