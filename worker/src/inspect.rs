@@ -256,7 +256,7 @@ mod tests {
         wal(directory.path());
         let shown = answer(&arguments(InspectKind::Wal, directory.path())).unwrap();
         assert!(!shown.is_damaged);
-        assert!(shown.text.contains("40 records in 3 segments") && shown.text.contains("epoch 39"), "{}", shown.text);
+        assert!(shown.text.contains("40 records in 4 segments") && shown.text.contains("epoch 39"), "{}", shown.text);
         assert_eq!(shown.json["entries"][0]["preview"], format!("row 0 {}…", "x".repeat(26)));
         assert_eq!(shown.json["last_commit"]["offsets"][0], serde_json::json!([1, "p0", "0027"]));
         let file = directory.path().join(shown.json["segments"][1]["file"].as_str().unwrap());

@@ -31,7 +31,7 @@ pub struct SegmentReport {
     pub payload_bytes: u64,
     /// Records of the log's own.
     pub control_records: u64,
-    /// Bytes behind the last record that aren't zero.
+    /// Of the newest segment: bytes behind its last record that a write left which was interrupted.
     pub torn_bytes: u64,
     /// Its salt, in hexadecimal.
     pub salt: String,
@@ -188,8 +188,11 @@ fn inspect(device: &mut (impl Device + ?Sized), kind: SegmentKind, entries_max: 
             }
         });
         segment.end = walked.end;
-        segment.torn_bytes =
-            bytes.get(walked.kept..).unwrap_or_default().iter().rposition(|b| *b != 0).map_or(0, |last| last as u64 + 1);
+        // Only the newest segment's end can be torn; what is behind damage is no end.
+        if walked.evidence.is_none() && names.last().is_some_and(|(last, ..)| last == base) {
+            let rest = bytes.get(walked.kept..).unwrap_or_default();
+            segment.torn_bytes = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last as u64 + 1);
+        }
         report.records += segment.records;
         report.end = walked.end;
         report.segments.push(segment);
