@@ -314,7 +314,7 @@ fn a_reader_written_from_the_documentation_reads_all_fixtures() {
             .collect::<Result<Vec<_>, _>>()
             .unwrap()
             .iter()
-            .map(|e| e.path())
+            .map(std::fs::DirEntry::path)
             .collect::<std::collections::BTreeSet<_>>()
         {
             let name = entry.file_name().unwrap().to_str().unwrap();

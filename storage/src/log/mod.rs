@@ -231,7 +231,7 @@ impl LogScan {
     }
 
     /// The next durable record; `None` when there is no more now. [`LogError::Truncated`] when the log has given up the place meanwhile.
-    #[expect(clippy::should_implement_trait, reason = "lends from the scan's buffer")]
+    #[allow(clippy::should_implement_trait, reason = "lends from the scan's buffer")]
     pub fn next(&mut self) -> Result<Option<LogRecord<'_>>, LogError> {
         self.advance()?;
         Ok(self.found.take().map(|(lsn, range)| LogRecord { lsn, payload: self.reader.payload(&range) }))
