@@ -218,7 +218,7 @@ fn kv_part(keys: u64, value_bytes: usize, threads: &[usize], seconds: f64) {
                         for i in 0..64 {
                             let i = (at * 64 + i) % plan.keys.len();
                             let key = mix(plan.keys[i]).to_le_bytes();
-                            let timed = (i % 64 == 0).then(Instant::now);
+                            let timed = i.is_multiple_of(64).then(Instant::now);
                             if plan.reads[i] {
                                 session.read_with(&key, |v| std::hint::black_box(v.map(|v| v[0]))).unwrap();
                             } else if workload == Workload::F {
@@ -287,7 +287,7 @@ fn kv_part(keys: u64, value_bytes: usize, threads: &[usize], seconds: f64) {
                     for i in 0..64 {
                         let i = (at * 64 + i) % plan.keys.len();
                         let key = mix(plan.keys[i]).to_le_bytes();
-                        let timed = (i % 64 == 0).then(Instant::now);
+                        let timed = i.is_multiple_of(64).then(Instant::now);
                         let value: &mut [u8] = match value_bytes {
                             8 => inline.get_mut(&key).unwrap(),
                             _ => map.get_mut(&key).unwrap(),
