@@ -1,6 +1,7 @@
 //! `StreamingSnapshot`: a picture of a job's state that outlives the job, `tiderace.dev/v1alpha1`.
 //!
 //! The kind has its place so that tools and access rules can be written for it. No snapshot can be taken yet, and every object says so in its conditions.
+#![allow(clippy::duplicated_attributes, reason = "each column is an attribute, and strings are columns of the same type")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

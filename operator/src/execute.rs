@@ -402,7 +402,7 @@ impl Context {
             Err(error) => return Ok(Some(format!("spec.template makes no pod: {error}"))),
         };
         let pods = Api::<Pod>::namespaced(self.client.clone(), plan.namespace);
-        let params = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()) };
         match pods.create(&params, &pod).await {
             Ok(_) => Ok(None),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {

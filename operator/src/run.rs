@@ -16,6 +16,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, reflector};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{Predicate, WatchStreamExt, predicates, watcher};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -116,7 +117,7 @@ pub async fn run(args: RunArgs) -> Result<bool> {
 
 fn start_log(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_client=error"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber in one process is refused; the first stays.
     let _already = match format {
@@ -187,9 +188,9 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
         job.annotations_mut().retain(|key, _| key == tiderace_crds::RESTART_ANNOTATION);
         job.data = serde_json::Value::Null;
     };
-    let watched = watcher(api, watcher::Config::default().any_semantic()).default_backoff().modify(slim);
+    let watched = watcher(api, watcher::Config::default().any_semantic()).backoff(watch_backoff()).modify(slim);
     let changed = predicates::generation.combine(predicates::finalizers).combine(predicates::annotations);
-    let roots = reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default());
+    let roots = heard(reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default()));
     let mut controller = Controller::for_stream_with(roots, reader, resource.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .graceful_shutdown_on(stop.cancelled_owned());
@@ -208,6 +209,7 @@ async fn snapshots(client: Client, namespace: Option<String>, context: Arc<Conte
     let api = dynamic_api(&client, namespace.as_deref(), &resource);
     Controller::new_with(api, watcher::Config::default().any_semantic(), resource)
         .with_config(Config::default().concurrency(2))
+        .trigger_backoff(watch_backoff())
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile_snapshot, after_error, context)
         .for_each(async |_| {})
@@ -240,7 +242,47 @@ where
         None => Api::all(client.clone()),
     };
     let config = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}"));
-    watcher(api, config).default_backoff().touched_objects()
+    heard(watcher(api, config).backoff(watch_backoff()).touched_objects())
+}
+
+/// How long a watch waits before it is made again. The API server is back within seconds mostly, and then changes wait for us.
+fn watch_backoff() -> WatchBackoff {
+    WatchBackoff { failures: 0 }
+}
+
+/// 0.5 s, doubled with each failure in a row up to 4 s.
+struct WatchBackoff {
+    failures: u32,
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = Duration::from_millis(500) * (1 << self.failures.min(3));
+        self.failures = self.failures.saturating_add(1);
+        Some(wait)
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// A watch whose failures are logged and end here: each has waited for itself. The controller would make all watches wait for each failure of any,
+/// one after the other: minutes, when the API server was away for seconds.
+fn heard<T: Send + 'static>(
+    watch: impl Stream<Item = Result<T, watcher::Error>> + Send + 'static,
+) -> impl Stream<Item = Result<T, watcher::Error>> + Send + 'static {
+    watch.filter_map(async |item| match item {
+        Ok(object) => Some(Ok(object)),
+        Err(error) => {
+            tracing::info!(%error, "a watch is made again");
+            None
+        }
+    })
 }
 
 /// From an object to the job that its label names.
