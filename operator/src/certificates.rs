@@ -104,8 +104,7 @@ pub fn issue(
             let key = KeyPair::generate()?;
             let new = authority_params(job, namespace, lifetimes.authority_seconds, now).self_signed(&key)?.pem();
             // The one before stays trusted; any older one has ended.
-            let before =
-                old.as_deref().and_then(first_certificate).filter(|pem| !is_over(pem, now)).unwrap_or_default();
+            let before = old.as_deref().and_then(first_certificate).filter(|pem| !is_over(pem, now)).unwrap_or_default();
             // Where the one before is lost, nobody trusts what it issued.
             let is_kept = !before.is_empty();
             (format!("{new}{before}"), key, is_kept)
