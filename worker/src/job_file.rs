@@ -200,6 +200,8 @@ fn read_text(path: &Path) -> Result<(SourceText, bool), Unusable> {
     let text = String::from_utf8(bytes).map_err(|error| {
         unreadable(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()), "save the file as UTF-8")
     })?;
+    // Editors on Windows put a byte order mark before the text.
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
     let is_manifest = match path.extension().and_then(|e| e.to_str()) {
         Some(e) if e.eq_ignore_ascii_case("yaml") || e.eq_ignore_ascii_case("yml") => true,
         Some(e) if e.eq_ignore_ascii_case("sql") => false,

@@ -37,6 +37,8 @@ pub(super) struct Builder<'t> {
     pub shared: HashMap<String, Stream>,
     memo: HashMap<(LogicalPlan, Emission), Stream>,
     pub policy: RowPolicy,
+    /// Nodes that are under a table's own `on_error` beside its source: the table's name.
+    pub judged_as: HashMap<NodeId, String>,
     pub cores: usize,
     pub allowed_future_us: Option<i64>,
     pub phases: AggregatePhases,
@@ -57,6 +59,7 @@ impl<'t> Builder<'t> {
             shared: HashMap::new(),
             memo: HashMap::new(),
             policy,
+            judged_as: HashMap::new(),
             cores,
             allowed_future_us: None,
             phases: AggregatePhases::Auto,
@@ -323,7 +326,9 @@ impl<'t> Builder<'t> {
             let factory: OperatorFactory =
                 Arc::new(move |_| Ok(Box::new(ChainOperator::new(chain.clone())) as Box<dyn Operator>));
             let input = Input { from: stream.node, port: stream.port, route: Route::Local };
+            let before = stream.node;
             stream.node = self.operator("Chain", factory, vec![input], schema.clone(), info.kind(stream.kind));
+            self.judge_as_source(stream.node, before);
             stream.port = PORT_MAIN;
             stream.base = with_types(&stream.schema, &schema).map_err(|e| self.refuse(&e))?;
         } else {
@@ -585,6 +590,18 @@ impl<'t> Builder<'t> {
         let roles =
             unnest.dependency_indices.iter().map(|at| if is_spread(*at) { TimeRole::None } else { placed.roles[*at] }).collect();
         Ok(Stream { shown, ..Stream::behind(node, base, roles, kind, placed.has_watermark) })
+    }
+
+    /// A row of a table with an `on_error` of its own is under it also where the first expressions over it are computed.
+    fn judge_as_source(&mut self, chain: NodeId, source: NodeId) {
+        let spec = &self.graph.nodes[source.0 as usize];
+        if matches!(spec.role, Role::Source(_))
+            && self.tables.planned.get(&spec.name).is_some_and(|table| table.on_error.is_some())
+        {
+            let (name, policy) = (spec.name.clone(), spec.policy);
+            self.graph.nodes[chain.0 as usize].policy = policy;
+            self.judged_as.insert(chain, name);
+        }
     }
 
     /// Edges for the rejected rows of every node under `dead_letter`.

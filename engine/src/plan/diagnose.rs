@@ -127,6 +127,18 @@ fn plan_error(text: &str) -> Diagnostic {
         Code::TypeMismatch
     } else if lower.contains("duplicate") || lower.contains("unique expression names") {
         Code::DuplicateName
+    } else if lower.contains("aggregate functions are not allowed")
+        || lower.contains("position") && lower.contains("not in select list")
+    {
+        Code::NotGrouped
+    } else if lower.contains("scalarsubquery") || lower.contains("scalar subquery") {
+        return Diagnostic::new(Code::UnsupportedJoin, "scalar subqueries can't be run yet")
+            .hint("write what can be said without a join; joins come next");
+    } else if lower.contains("same number of")
+        || lower.contains("equal number")
+        || lower.contains("unequal") && lower.contains("columns")
+    {
+        Code::ColumnCount
     } else if lower.contains("not supported") || lower.contains("unsupported") || lower.contains("not implemented") {
         Code::Unsupported
     } else if lower.contains("same number of columns") || lower.contains("equal number") {

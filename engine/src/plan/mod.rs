@@ -38,7 +38,7 @@ use arrow::datatypes::SchemaRef;
 use crate::batch::DeltaBatch;
 use crate::connect::Secrets;
 use crate::connect::memory::MemoryOutput;
-use crate::error::{Diagnostics, Result};
+use crate::error::{Code, Diagnostic, Diagnostics, Result};
 use crate::operators::materialize::ViewHandle;
 use crate::runtime::graph::Graph;
 
@@ -115,8 +115,27 @@ impl JobPlan {
 
 /// Plans a job. `Err` has all errors that could be found, each with its place in `sql`.
 pub fn plan(sql: &str, options: &PlanOptions) -> Result<JobPlan, Diagnostics> {
-    let mut plan = statements::plan(sql, options)
+    let mut plan = on_a_deep_stack(|| statements::plan(sql, options))
         .map_err(|errors| Diagnostics(errors.0.into_iter().map(|one| options.secrets.redact_diagnostic(one)).collect()))?;
     plan.hide(&options.secrets);
     Ok(plan)
+}
+
+/// Stack of the thread that plans; only what is used of it takes memory. A long `a OR b OR c …` is a deep tree, and trees are walked by recursion.
+const PLANNING_STACK_BYTES: usize = 512 << 20;
+
+/// Runs `work` on a thread with a deep stack. A panic in the planner of a library is an error of that job, not the end of the process.
+fn on_a_deep_stack(work: impl FnOnce() -> Result<JobPlan, Diagnostics> + Send) -> Result<JobPlan, Diagnostics> {
+    std::thread::scope(|scope| {
+        let planning =
+            std::thread::Builder::new().name("planning".into()).stack_size(PLANNING_STACK_BYTES).spawn_scoped(scope, work);
+        let internal = |what: String| Err(Diagnostics(vec![Diagnostic::new(Code::Internal, what)]));
+        match planning {
+            Err(error) => internal(format!("a thread to plan on can't be started: {error}")),
+            Ok(planning) => planning.join().unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+                internal(format!("the planner panicked: {}", text.unwrap_or("it gave no reason")))
+            }),
+        }
+    })
 }

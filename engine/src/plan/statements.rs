@@ -586,7 +586,8 @@ impl Planner<'_> {
         let mut by_sink: BTreeMap<String, Vec<crate::ids::NodeId>> = BTreeMap::new();
         for node in builder.rejecting_nodes() {
             let spec = &builder.graph.nodes[node.0 as usize];
-            let own = self.tables.get(&spec.name).and_then(|t| t.on_error.clone());
+            let table = builder.judged_as.get(&node).unwrap_or(&spec.name);
+            let own = self.tables.get(table).and_then(|t| t.on_error.clone());
             if let OnError::DeadLetter(sink) = own.unwrap_or_else(|| self.settings.on_error.clone()) {
                 by_sink.entry(sink).or_default().push(node);
             }

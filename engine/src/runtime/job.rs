@@ -31,6 +31,9 @@ pub struct Job {
     ended: Mutex<Option<Duration>>,
 }
 
+/// Stack of a core's thread, of which only what is used takes memory: expressions are trees, and evaluated by recursion.
+const CORE_STACK_BYTES: usize = 64 << 20;
+
 impl Job {
     /// Starts the threads of a job. What goes wrong, even at once, is the result of [`Self::wait`].
     #[must_use]
@@ -82,11 +85,13 @@ impl Job {
             let (plan, opened, running) = (plan.clone(), opened.clone(), self.running.clone());
             let (env, cpu) = (env(core), cpus.as_ref().map(|cpus| cpus[core.0 as usize]));
             running.fetch_add(1, Ordering::Relaxed);
-            let thread = thread::Builder::new().name(format!("{}-core{core}", options.name)).spawn(move || {
-                plan.control.wake(core).attach();
-                run_core(&plan, links, env, cpu, &opened);
-                running.fetch_sub(1, Ordering::Release);
-            });
+            let thread = thread::Builder::new().name(format!("{}-core{core}", options.name)).stack_size(CORE_STACK_BYTES).spawn(
+                move || {
+                    plan.control.wake(core).attach();
+                    run_core(&plan, links, env, cpu, &opened);
+                    running.fetch_sub(1, Ordering::Release);
+                },
+            );
             match thread {
                 Ok(thread) => threads.push(thread),
                 Err(e) => {

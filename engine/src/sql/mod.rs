@@ -15,6 +15,7 @@ mod dialect;
 mod emit;
 mod group_window;
 mod hints;
+mod ignored;
 pub mod interval;
 mod keyword;
 pub mod names;
@@ -29,6 +30,7 @@ mod table;
 mod text;
 mod tokens;
 pub mod types;
+mod unique_names;
 mod unnest;
 pub mod window;
 

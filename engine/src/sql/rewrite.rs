@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use sqlparser::ast::{Expr, Query, Visit, VisitMut, VisitorMut};
 
 use super::ast::{ColumnKind, Statement, StatementKind};
-use super::{group_window, hints, interval, spelling, unnest};
+use super::{group_window, hints, ignored, interval, spelling, unique_names, unnest};
 use crate::error::Diagnostic;
 
 /// Rewrites every query and expression of `statement`. All errors found come back; the statement is only good without.
@@ -64,6 +64,8 @@ impl VisitorMut for Rewriter<'_> {
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         hints::check(query, self.errors);
+        ignored::check(query, self.errors);
+        unique_names::make(query);
         if let Err(error) = unnest::rewrite(query) {
             self.errors.push(error);
         }

@@ -3,8 +3,8 @@
 
 use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
-    BinaryOperator, CaseWhen, CastKind, CeilFloorKind, CharacterLength, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArguments, Ident, Interval, JsonNullClause, ObjectNamePart, Value,
+    BinaryOperator, CaseWhen, CastKind, CeilFloorKind, CharacterLength, DataType, DateTimeField, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, Interval, JsonNullClause, ObjectNamePart, Value,
 };
 use sqlparser::tokenizer::Span as TokenSpan;
 
@@ -16,6 +16,7 @@ use crate::error::{Code, Diagnostic, Result};
 pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
     match expr {
         Expr::Function(function) => {
+            separate(function);
             if let Some(new) = json(function)? {
                 *expr = new;
                 return Ok(());
@@ -25,7 +26,7 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
                 *expr = new;
             }
         }
-        Expr::Floor { expr: inner, field: CeilFloorKind::DateTimeField(field) } => {
+        Expr::Floor { expr: inner, field: CeilFloorKind::DateTimeField(field) } if *field != DateTimeField::NoDateTime => {
             let unit = text(&field.to_string().to_ascii_lowercase(), TokenSpan::empty());
             *expr = call("date_trunc", TokenSpan::empty(), vec![unit, inner.as_ref().clone()]);
         }
@@ -125,6 +126,17 @@ fn json(function: &Function) -> Result<Option<Expr>> {
 
 fn text(value: &str, span: TokenSpan) -> Expr {
     Expr::Value(Value::SingleQuotedString(value.to_owned()).with_span(span))
+}
+
+/// LISTAGG's values are separated by commas when nothing else is said, as in Flink; string_agg has no default.
+fn separate(function: &mut Function) {
+    let is_listagg =
+        matches!(function.name.0.as_slice(), [ObjectNamePart::Identifier(name)] if name.value.eq_ignore_ascii_case("listagg"));
+    if let (true, FunctionArguments::List(list)) = (is_listagg, &mut function.args)
+        && list.args.len() == 1
+    {
+        list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(text(",", TokenSpan::empty()))));
+    }
 }
 
 fn function_as_expr(name: &Ident, args: &[FunctionArg]) -> Result<Option<Expr>> {

@@ -64,8 +64,9 @@ impl SplitWatermarks {
         }
     }
 
-    /// A split ended and no longer counts.
+    /// A split ended and no longer counts; how far it and the others had come stays, also when nobody looked since its rows came.
     pub fn finish(&mut self, split: SplitId) {
+        self.current();
         if self.splits.remove(&split).is_some() {
             self.closed += 1;
         }
@@ -128,6 +129,22 @@ mod tests {
 
     const A: SplitId = SplitId(1);
     const B: SplitId = SplitId(2);
+
+    #[test]
+    fn splits_that_come_and_go_between_two_looks_move_the_watermark() {
+        let mut source = SplitWatermarks::new(None);
+        for (split, us) in [(A, 100), (B, 250)] {
+            source.open(split);
+            source.advance(split, Some(us));
+            source.finish(split);
+            assert_eq!(source.cut(1000, false).0, Watermark(us));
+        }
+        source.open(A);
+        source.open(B);
+        source.advance(A, Some(900));
+        source.finish(A);
+        assert_eq!(source.current().0, Watermark(250), "B is unread");
+    }
 
     #[test]
     fn the_slowest_split_holds_the_watermark_and_unread_ones_hold_it_at_the_start() {

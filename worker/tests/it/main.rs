@@ -1,6 +1,7 @@
 //! The binary as a user meets it: what is on stdout, what on stderr, how it exits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod answers;
 mod error_codes;
 mod full_disk;
 mod serve;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -47,6 +48,8 @@ struct Shared {
     commit: Option<(CommitRule, Commits)>,
     /// Different in each run.
     run: String,
+    /// How many files were begun in this run.
+    files: AtomicU64,
     started: Instant,
 }
 
@@ -121,6 +124,7 @@ impl FileSink {
             check_interval: positive(check, options.duration(check)?, Duration::from_secs(60))?,
             commit,
             run: run_name(),
+            files: AtomicU64::new(0),
             started: Instant::now(),
         };
         Ok(Arc::new(Self { shared: Arc::new(shared) }))
@@ -165,7 +169,7 @@ impl Sink for FileSink {
             shared: Arc::clone(&self.shared),
             core: usize::from(init.core.0),
             open: BTreeMap::new(),
-            files: 0,
+
             writes: 0,
             watermark: Watermark::MIN,
             checked: Instant::now(),
@@ -188,8 +192,6 @@ struct Writer {
     core: usize,
     /// By folder.
     open: BTreeMap<PathBuf, OpenPart>,
-    /// How many files were created.
-    files: u64,
     writes: u64,
     watermark: Watermark,
     checked: Instant,
@@ -227,8 +229,9 @@ impl Writer {
                 Some((rule, commits)) => commits.expect(&folder, rule.due_us(&shared.partition_names, values, self.wall_us())?),
                 None => i64::MAX,
             };
-            let name = format!("part-{}-{}-{}{}", shared.run, self.core, self.files, shared.extension());
-            self.files += 1;
+            // Counted over all writers of the table: several statements may write it on one core.
+            let number = shared.files.fetch_add(1, Ordering::Relaxed);
+            let name = format!("part-{}-{}-{number}{}", shared.run, self.core, shared.extension());
             let part = PartFile::create(&folder, &name, &shared.format, &shared.data, shared.compression)?;
             self.open.insert(folder.clone(), OpenPart { part, due_us, used: 0 });
         }
