@@ -80,6 +80,18 @@ mod tests {
         }
     }
 
+    /// The chart's roles are made from the operator's own table of rights.
+    #[test]
+    fn rights_of_the_chart_are_up_to_date() {
+        let path = checkout().join("charts/tiderace/files/rbac.yaml");
+        let rights = tiderace_operator::rbac::all();
+        let wanted = format!("# Written from `tiderace-operator rbac`.\n{}", serde_saphyr::to_string(&rights).unwrap());
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &wanted).unwrap();
+        }
+        assert!(std::fs::read_to_string(&path).unwrap() == wanted, "charts/tiderace/files/rbac.yaml is out of date: make update");
+    }
+
     /// The guide shows the health checks of GitOps tools as they are tested.
     #[test]
     fn guide_shows_the_health_checks() {
