@@ -85,7 +85,7 @@ impl Metrics {
         let queue_depth = Gauge::new(full("queue_depth"), "Reconciliations under way").expect("a valid name");
         registry.register(Box::new(queue_depth.clone())).expect("names differ");
         let job_lag =
-            GaugeVec::new(Opts::new(full("job_lag_seconds"), "How far a job is behind its input"), &["namespace", "job"])
+            GaugeVec::new(Opts::new(full("job_lag_seconds"), "How far a job is behind its input"), &["job_namespace", "job_name"])
                 .expect("a valid name");
         registry.register(Box::new(job_lag.clone())).expect("names differ");
         let inner = Inner {
@@ -101,10 +101,10 @@ impl Metrics {
             queue_depth,
             crd_missing: gauges("crd_missing", "Whether a definition isn't in the cluster", &["crd"]),
             api_requests: counters("api_requests_total", "Requests to the API server", &["verb", "resource", "code"]),
-            job_phase: gauges("job_phase", "1 for the phase that a job is in", &["namespace", "job", "phase"]),
-            job_condition: gauges("job_condition", "1 where a job's condition is True", &["namespace", "job", "type"]),
-            job_replicas: gauges("replicas", "Workers of a job", &["namespace", "job", "kind"]),
-            job_restarts: counters("restarts_total", "Failures and losses of a job's workers", &["namespace", "job"]),
+            job_phase: gauges("job_phase", "1 for the phase that a job is in", &["job_namespace", "job_name", "phase"]),
+            job_condition: gauges("job_condition", "1 where a job's condition is True", &["job_namespace", "job_name", "type"]),
+            job_replicas: gauges("job_replicas", "Workers of a job", &["job_namespace", "job_name", "kind"]),
+            job_restarts: counters("job_restarts_total", "Failures and losses of a job's workers", &["job_namespace", "job_name"]),
             job_lag,
             operation_seconds: histograms(
                 "operation_duration_seconds",

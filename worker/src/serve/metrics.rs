@@ -48,7 +48,7 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO = Gauge "tiderace_build_info" ["version", "commit"] "Always 1; what the process was built from.";
-    JOB_INFO = Gauge "tiderace_job_info" ["job", "deploy_epoch", "plan_hash"] "Always 1; which job the worker runs, in which start of it, by which plan (empty until it is planned).";
+    JOB_INFO = Gauge "tiderace_job_info" ["job_name", "deploy_epoch", "plan_hash"] "Always 1; which job the worker runs, in which start of it, by which plan (empty until it is planned).";
     JOB_STATE = Gauge "tiderace_job_state" ["state"] "1 for the state that the job is in, 0 for the others: Starting, Running, Draining, Stopped, Finished, Failed.";
     START_TIME = Gauge "tiderace_start_time_seconds" [] "Unix time of the start of the process.";
     JOB_UPTIME = Gauge "tiderace_job_uptime_seconds" [] "Time since the job began to run; stays when it has ended.";
