@@ -84,9 +84,11 @@ impl Metrics {
         registry.register(Box::new(leader.clone())).expect("names differ");
         let queue_depth = Gauge::new(full("queue_depth"), "Reconciliations under way").expect("a valid name");
         registry.register(Box::new(queue_depth.clone())).expect("names differ");
-        let job_lag =
-            GaugeVec::new(Opts::new(full("job_lag_seconds"), "How far a job is behind its input"), &["job_namespace", "job_name"])
-                .expect("a valid name");
+        let job_lag = GaugeVec::new(
+            Opts::new(full("job_lag_seconds"), "How far a job is behind its input"),
+            &["job_namespace", "job_name"],
+        )
+        .expect("a valid name");
         registry.register(Box::new(job_lag.clone())).expect("names differ");
         let inner = Inner {
             reconciles: counters("reconcile_total", "Reconciliations", &["kind", "result"]),
@@ -104,7 +106,11 @@ impl Metrics {
             job_phase: gauges("job_phase", "1 for the phase that a job is in", &["job_namespace", "job_name", "phase"]),
             job_condition: gauges("job_condition", "1 where a job's condition is True", &["job_namespace", "job_name", "type"]),
             job_replicas: gauges("job_replicas", "Workers of a job", &["job_namespace", "job_name", "kind"]),
-            job_restarts: counters("job_restarts_total", "Failures and losses of a job's workers", &["job_namespace", "job_name"]),
+            job_restarts: counters(
+                "job_restarts_total",
+                "Failures and losses of a job's workers",
+                &["job_namespace", "job_name"],
+            ),
             job_lag,
             operation_seconds: histograms(
                 "operation_duration_seconds",
