@@ -451,7 +451,7 @@ impl Log {
     // === reading
 
     #[cold]
-    pub(super) fn from_device(&self, slot: usize, offset: usize) -> &[u8] {
+    pub(super) fn read_on_demand(&self, slot: usize, offset: usize) -> &[u8] {
         let page = &self.pages[slot];
         let Some((cold, frame)) = self.cold.as_ref().and_then(|c| Some((c, c.frames.get(slot)?.as_ref()?))) else {
             return &UNREADABLE;

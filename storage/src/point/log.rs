@@ -248,7 +248,7 @@ impl Log {
         let (page, offset) = self.split(address);
         match self.page(page).buffer.get() {
             Some(buffer) => &buffer.bytes()[offset..],
-            None => self.from_device(page, offset),
+            None => self.read_on_demand(page, offset),
         }
     }
 

@@ -143,7 +143,7 @@ impl Shard {
         shard.store = Some(StoreHandle::new(pages));
         shard.keeps_tombstones = true;
         let recovered = manifest.as_ref().map(|m| Recovered { version: m.version, note: m.note.clone() });
-        let next_block = manifest.as_ref().map_or(0, |m| shard.restore_pages(m)).max(0);
+        let next_block = manifest.as_ref().map_or(0, |m| shard.restore_pages(m));
         shard.durable = Some(Durable { versions, keep: keep.max(2), given_up, capture: None, next_block, dropped: Vec::new() });
         if let Some(error) = shard.failure() {
             return Err(error.into());
@@ -406,7 +406,7 @@ impl Shard {
             tables.push(TablePages { id: *id, kind: TableKind::Point, value_width, next_number, pages });
         }
         for id in std::mem::take(&mut durable.dropped) {
-            if self.point.get(&id).is_some_and(|table| table.is_empty()) {
+            if self.point.get(&id).is_some_and(PointTable::is_empty) {
                 self.point.remove(&id);
             }
         }

@@ -103,7 +103,7 @@ impl Shard {
                     return;
                 }
                 let most = self.point.values_mut().max_by_key(|t| t.mutable_bytes()).filter(|t| t.mutable_bytes() > 0);
-                if most.and_then(|table| table.seal_oldest()).is_none() {
+                if most.and_then(PointTable::seal_oldest).is_none() {
                     return;
                 }
                 continue;

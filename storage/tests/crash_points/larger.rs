@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tiderace_storage::{
-    Answer, Busy, Fault, KeyBatch, Operation, Residency, Shard, ShardOptions, SimDevice, StoreError, StoreOptions, Submitted,
-    TableId, TableLayout, Ticket,
+    Answer, Busy, Fault, KeyBatch, OpenAt, Operation, Residency, Shard, ShardOptions, SimDevice, StoreError, StoreOptions,
+    Submitted, TableId, TableLayout, Ticket, open_device,
 };
 
 use super::{Random, setting};
@@ -315,5 +315,46 @@ fn damage_and_errors_of_the_device_are_errors_and_never_absence() {
                 break;
             }
         }
+    }
+}
+
+// On files, by io_uring where there is one and by plain calls: larger than memory, checkpointed, opened anew.
+#[test]
+fn a_shard_on_real_files_is_what_it_was_after_it_is_opened_anew() {
+    for allow_io_uring in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let budget = 1 << 20;
+        let layout = TableLayout { page_bits: 13, segment_bits: 8, ..TableLayout::for_device() };
+        let options = StoreOptions { segment_bytes: 256 << 10, ..store() };
+        let open = || {
+            let (device, _) = open_device(directory.path(), allow_io_uring).unwrap();
+            Shard::open(ShardOptions { budget_bytes: budget }, layout, device, options, 2, OpenAt::Newest).unwrap()
+        };
+        let mut model: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut random = Random(21);
+        for version in 1..4 {
+            let (mut shard, recovered) = open();
+            assert_eq!(recovered.map(|r| r.version), (version > 1).then(|| version - 1));
+            for _ in 0..6000 {
+                let (key, fresh) = (random.below(8000), value(&mut random, 600));
+                if random.below(8) == 0 {
+                    patiently(&mut shard, |s| s.submit(TABLE, WIDTH, hash(key), &key.to_be_bytes(), Operation::Delete));
+                    model.remove(&key);
+                } else {
+                    let upsert = || Operation::Upsert(fresh.clone());
+                    patiently(&mut shard, |s| s.submit(TABLE, WIDTH, hash(key), &key.to_be_bytes(), upsert()));
+                    model.insert(key, fresh);
+                }
+                assert!(shard.used_bytes() <= budget, "{} B", shard.used_bytes());
+            }
+            drain(&mut shard, &mut Vec::new());
+            shard.checkpoint_now(version, b"").unwrap();
+            // What comes after the checkpoint is gone when it is opened anew.
+            patiently(&mut shard, |s| s.submit(TABLE, WIDTH, hash(9999), &9999_u64.to_be_bytes(), Operation::Upsert(vec![1])));
+        }
+        let (mut shard, _) = open();
+        check(&mut shard, &model, 10_000, 21);
+        assert_eq!(shard.failure(), None);
+        assert!(shard.store_counts().pages_read > 200, "{:?}", shard.store_counts());
     }
 }

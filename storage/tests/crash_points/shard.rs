@@ -62,7 +62,8 @@ fn change(shard: &mut Shard, model: &mut Model, random: &mut Random, count: u64)
     for _ in 0..count {
         let table = random.below(4);
         let key: Vec<u8> = (0..1 + random.below(2)).map(|_| random.below(12) as u8).collect();
-        let value: Vec<u8> = (0..random.below(if table % 2 == 0 { 300 } else { 40 })).map(|_| random.next() as u8).collect();
+        let value: Vec<u8> =
+            (0..random.below(if table.is_multiple_of(2) { 300 } else { 40 })).map(|_| random.next() as u8).collect();
         let kind = random.below(16);
         let id = TableId(table);
         match (table.is_multiple_of(2), kind) {
@@ -272,7 +273,7 @@ fn a_vnode_that_moves_is_in_one_shard_or_the_other_whatever_crashes() {
         let before = from.with(|d| d.crash(1));
         let vnode = (seed % 8) as u32;
         let moves = |table: u64, key: &[u8]| {
-            if table % 2 == 0 { vnode_of(hash(key), 8) == vnode } else { key[0] % 2 == 1 }
+            if table.is_multiple_of(2) { vnode_of(hash(key), 8) == vnode } else { key[0] % 2 == 1 }
         };
         let moving: Model = whole.iter().filter(|((t, k), _)| moves(*t, k)).map(|(k, v)| (k.clone(), v.clone())).collect();
         let staying: Model = whole.iter().filter(|((t, k), _)| !moves(*t, k)).map(|(k, v)| (k.clone(), v.clone())).collect();
