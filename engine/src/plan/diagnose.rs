@@ -146,8 +146,46 @@ fn plan_error(text: &str) -> Diagnostic {
     } else {
         Code::Datafusion
     };
-    let line = line.trim_start_matches("Error during planning: ").to_owned();
+    let line = in_sql_types(line.trim_start_matches("Error during planning: "));
     Diagnostic::new(code, if line.is_empty() { "the planner gave no reason".into() } else { line })
+}
+
+/// Without the names of layers that an error came through, and with types as SQL calls them.
+fn in_sql_types(line: &str) -> String {
+    const TYPES: &[(&str, &str)] = &[
+        ("Int8", "TINYINT"),
+        ("Int16", "SMALLINT"),
+        ("Int32", "INT"),
+        ("Int64", "BIGINT"),
+        ("Float32", "REAL"),
+        ("Float64", "DOUBLE"),
+        ("Utf8", "STRING"),
+        ("Utf8View", "STRING"),
+        ("LargeUtf8", "STRING"),
+        ("Boolean", "BOOLEAN"),
+        ("Date32", "DATE"),
+        ("Decimal128", "DECIMAL"),
+    ];
+    let mut rest = line;
+    for layer in ["Arrow error: ", "Parser error: ", "Cast error: ", "Invalid argument error: ", "Optimizer rule "] {
+        rest = rest.strip_prefix(layer).unwrap_or(rest);
+    }
+    let mut out = String::with_capacity(rest.len());
+    let mut word = String::new();
+    for ch in rest.chars().chain(['\0']) {
+        if ch.is_alphanumeric() || ch == '_' {
+            word.push(ch);
+            continue;
+        }
+        out.push_str(TYPES.iter().find(|(arrow, _)| *arrow == word).map_or(word.as_str(), |(_, sql)| *sql));
+        word.clear();
+        if ch != '\0' {
+            out.push(ch);
+        }
+    }
+    out.replace("Interval(MonthDayNano)", "INTERVAL")
+        .replace("Timestamp(µs)", "TIMESTAMP")
+        .replace("Timestamp(Microsecond, None)", "TIMESTAMP")
 }
 
 #[cfg(test)]
@@ -163,5 +201,13 @@ mod tests {
         let known = diagnose(&DataFusionError::Plan("Invalid function 'frob'.\nDid you mean 'floor'?".into()), statement);
         assert_eq!(known.code, Code::UnknownFunction);
         assert_eq!(known.message, "Invalid function 'frob'");
+        let types = diagnose(
+            &DataFusionError::Plan("Cannot coerce arithmetic expression Int64 + Utf8View to valid types".into()),
+            statement,
+        );
+        assert_eq!(
+            (types.code, types.message.as_str()),
+            (Code::TypeMismatch, "Cannot coerce arithmetic expression BIGINT + STRING to valid types")
+        );
     }
 }

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::Transformed;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
@@ -28,6 +29,10 @@ use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, ApplyOrder, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 
+use super::diagnose::external;
+use crate::error::{Code, Diagnostic};
+use crate::sql::types::data_type_name;
+
 /// Coerces types and resolves what only the analyzer may.
 pub(super) fn analyze(plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
     Analyzer::new().execute_and_check(plan, config, |_, _| {})
@@ -38,6 +43,7 @@ pub(super) fn analyze(plan: LogicalPlan, config: &ConfigOptions) -> Result<Logic
 /// `keeps_columns`: columns that the query does not use stay, for late rows are shown with all of them.
 pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, keeps_columns: bool) -> Result<LogicalPlan> {
     let plan = analyze(plan, config)?;
+    check_constants(&plan)?;
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),
@@ -60,6 +66,76 @@ pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, keeps_col
     }
     let context = OptimizerContext::new_with_config_options(config.clone()).without_query_execution_start_time();
     Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
+}
+
+/// Refuses arithmetic between integer constants whose result its type can't hold, before `SimplifyExpressions` folds it with wrapped digits.
+fn check_constants(plan: &LogicalPlan) -> Result<()> {
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            constant(expr)?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(())
+}
+
+/// The value of an integer expression over constants, each operator checked; `None` for every other one, whose parts are checked all the same.
+fn constant(expr: &Expr) -> Result<Option<(i128, DataType)>> {
+    match expr {
+        Expr::Literal(value, _) => {
+            let kind = value.data_type();
+            let wide =
+                if kind.is_integer() && !value.is_null() { value.cast_to(&DataType::Decimal128(38, 0)).ok() } else { None };
+            Ok(match wide {
+                Some(ScalarValue::Decimal128(Some(value), ..)) => Some((value, kind)),
+                _ => None,
+            })
+        }
+        Expr::Cast(cast) => {
+            let to = cast.field.data_type();
+            Ok(constant(&cast.expr)?.filter(|(value, _)| fits(*value, to)).map(|(value, _)| (value, to.clone())))
+        }
+        Expr::BinaryExpr(binary) => {
+            let (left, right) = (constant(&binary.left)?, constant(&binary.right)?);
+            let (Some((left, kind)), Some((right, _))) = (left, right) else { return Ok(None) };
+            let value = match binary.op {
+                Operator::Plus => left.checked_add(right),
+                Operator::Minus => left.checked_sub(right),
+                Operator::Multiply => left.checked_mul(right),
+                _ => return Ok(None),
+            };
+            match value.filter(|value| fits(*value, &kind)) {
+                Some(value) => Ok(Some((value, kind))),
+                None => {
+                    let what = format!("{left} {} {right} is out of the range of {}", binary.op, data_type_name(&kind));
+                    let hint = "cast one side to a wider type, such as DECIMAL(38, 0)";
+                    Err(external(Diagnostic::new(Code::Overflow, what).hint(hint)))
+                }
+            }
+        }
+        other => {
+            other.apply_children(|child| {
+                constant(child)?;
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            Ok(None)
+        }
+    }
+}
+
+fn fits(value: i128, kind: &DataType) -> bool {
+    let within = |min: i128, max: i128| (min..=max).contains(&value);
+    match kind {
+        DataType::Int8 => within(i8::MIN.into(), i8::MAX.into()),
+        DataType::Int16 => within(i16::MIN.into(), i16::MAX.into()),
+        DataType::Int32 => within(i32::MIN.into(), i32::MAX.into()),
+        DataType::Int64 => within(i64::MIN.into(), i64::MAX.into()),
+        DataType::UInt8 => within(0, u8::MAX.into()),
+        DataType::UInt16 => within(0, u16::MAX.into()),
+        DataType::UInt32 => within(0, u32::MAX.into()),
+        DataType::UInt64 => within(0, u64::MAX.into()),
+        _ => false,
+    }
 }
 
 /// Pushes filters down, but none without columns below an aggregation without keys: that has a row even without input, so `WHERE 1 = 0` above it

@@ -389,6 +389,11 @@ fn published_nexmark_sql_parses_unchanged() {
     variables.insert("NEXMARK_TABLE".to_owned(), "datagen".to_owned());
     for query in 0..=22 {
         let text = [read("ddl_gen.sql"), read("ddl_views.sql"), read(&format!("q{query}.sql"))].concat();
+        if query == 13 {
+            let refused = parse(&text, &variables).unwrap_err().to_string();
+            assert!(refused.contains("FOR SYSTEM_TIME AS OF"), "{refused}");
+            continue;
+        }
         let script = parse(&text, &variables).unwrap_or_else(|e| panic!("q{query}: {e}"));
         assert!(matches!(script.statements.last().unwrap().kind, StatementKind::Insert(_)), "q{query}");
         if query == 11 {

@@ -96,3 +96,25 @@ fn a_byte_order_mark_before_the_statements_is_passed_over() {
     let outcome = super::tiderace(&["run", path.to_str().unwrap()]);
     assert_eq!(outcome.exit, 0, "{}", outcome.notes);
 }
+
+#[test]
+fn constants_that_do_not_fit_their_type_are_refused_not_wrapped() {
+    for sum in ["9223372036854775807 + 1", "CAST(32767 AS SMALLINT) + CAST(1 AS SMALLINT)", "3000000000 * 4000000000"] {
+        refused(&format!("{T}SELECT {sum} AS s FROM t;"), "TR-2001");
+    }
+    assert!(printed("SELECT 9223372036854775806 + 1 AS s;").iter().any(|row| row.contains("9223372036854775807")));
+}
+
+#[test]
+fn mistakes_of_the_user_are_not_told_as_ours() {
+    for (sql, code) in [
+        ("SELECT id FROM t GROUP BY 7", "TR-1012"),
+        ("SELECT id FROM t WHERE count(*) > 1", "TR-1012"),
+        ("SELECT max(count(*)) FROM t", "TR-1012"),
+        ("SELECT id FROM t UNION ALL SELECT id, region FROM t", "TR-1"),
+        ("SELECT TIMESTAMP '2026-02-30 00:00:00'", "TR-1006"),
+        ("SELECT CAST(70000 AS SMALLINT)", "TR-1006"),
+    ] {
+        refused(&format!("{T}{sql};"), code);
+    }
+}
