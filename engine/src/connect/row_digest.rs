@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     fn digests(columns: &[ArrayRef]) -> Vec<[u64; 2]> {
-        let mut digests = RowDigests::new(columns.iter().map(|c| c.data_type())).unwrap();
+        let mut digests = RowDigests::new(columns.iter().map(Array::data_type)).unwrap();
         digests.of(columns, columns[0].len()).unwrap().to_vec()
     }
 
@@ -175,11 +175,11 @@ mod tests {
         let texts = ["a", "", "a longer text than fits into a view"];
         let view: ArrayRef = Arc::new(StringViewArray::from_iter_values(texts));
         let plain: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
-        assert_eq!(digests(&[view.clone()]), digests(&[plain]));
-        assert_eq!(digests(&[view.clone()])[1..], digests(&[view.slice(1, 2)])[..]);
+        assert_eq!(digests(std::slice::from_ref(&view)), digests(&[plain]));
+        assert_eq!(digests(std::slice::from_ref(&view))[1..], digests(&[view.slice(1, 2)])[..]);
         let long: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
         let time: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1, 2, 3]));
-        assert_eq!(digests(&[long.clone()])[2..], digests(&[time.slice(2, 1)])[..]);
+        assert_eq!(digests(std::slice::from_ref(&long))[2..], digests(&[time.slice(2, 1)])[..]);
         assert_ne!(digests(&[long.clone(), view.clone()]), digests(&[view, long]), "the order of columns counts");
     }
 

@@ -253,8 +253,8 @@ fn json_members(code: &[usize], tokens: &[TokenWithSpan], position: usize, repla
     let mut depth = 0usize;
     // Where the member at hand begins; `None` behind its key.
     let mut member = None;
-    for here in position..code.len() {
-        let token = at(here);
+    for (here, index) in code.iter().copied().enumerate().skip(position) {
+        let token = &tokens[index].token;
         match token {
             Token::LParen | Token::LBracket => {
                 depth += 1;
@@ -268,9 +268,9 @@ fn json_members(code: &[usize], tokens: &[TokenWithSpan], position: usize, repla
                 let Some(start) = member else { continue };
                 let has_value = !matches!(at(here + 1), Token::Comma | Token::RParen | Token::EOF);
                 if here == start && is_word(token, "KEY") && has_value {
-                    replaced.push((code[here], vec![]));
+                    replaced.push((index, vec![]));
                 } else if here > start && (is_word(token, "VALUE") || *token == Token::Colon) && has_value {
-                    replaced.push((code[here], vec![Token::Comma]));
+                    replaced.push((index, vec![Token::Comma]));
                     member = None;
                 }
             }
