@@ -13,6 +13,7 @@ mod hash;
 mod json;
 mod json_make;
 mod json_path;
+mod number_format;
 mod regex;
 mod substrings;
 mod text;

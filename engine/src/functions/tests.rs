@@ -259,3 +259,11 @@ fn json_value_returns_the_type_that_is_asked_for() {
     constant("JSON_VALUE('{\"a\": \"x\"}', '$.a' RETURNING INT)", "NULL");
     constant("JSON_VALUE('{\"a\": true}', '$.a' RETURNING BOOLEAN)", "true");
 }
+
+#[test]
+fn numbers_are_written_by_patterns() {
+    check("to_char(n, '990.0')", ["   3.0", "   1.0", "   0.0", "  -1.0"]);
+    constant("to_char(1234567.891, 'FM9,999,990.00')", "1,234,567.89");
+    constant("to_char(CAST(-0.125 AS DOUBLE), '0.00')", "-0.12");
+    constant("to_char(2.345, '9.99')", " 2.35");
+}

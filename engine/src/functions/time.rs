@@ -84,11 +84,14 @@ pub(super) const FUNCTIONS: &[Function] = &[
         name: "to_char",
         aliases: &[],
         family: "time",
-        signature: "to_char(time, pattern)",
-        doc: "A time as text, by a pattern of PostgreSQL: 'YYYY-MM-DD HH24:MI:SS'.",
+        signature: "to_char(time or number, pattern)",
+        doc: "A time or a number as text, by a pattern of PostgreSQL: 'YYYY-MM-DD HH24:MI:SS', '9,990.00'. A number with more digits than its pattern shows #.",
         volatility: Volatility::Immutable,
-        types: time_and_pattern,
-        eval: |call| format(call, Pattern::postgres),
+        types: |types| super::number_format::number_and_pattern(types).or_else(|| time_and_pattern(types)),
+        eval: |call| match super::number_format::to_char(call)? {
+            Some(texts) => Ok(texts),
+            None => format(call, Pattern::postgres),
+        },
     },
     Function {
         name: "to_timestamp",

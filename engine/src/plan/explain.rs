@@ -54,7 +54,7 @@ impl NodeInfo {
 
     /// All that is shown of it and may quote the SQL.
     pub(super) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
-        self.details.iter_mut().chain(&mut self.keys).chain(&mut self.time).chain(&mut self.state)
+        self.details.iter_mut().chain(&mut self.keys).chain(&mut self.time).chain(&mut self.state).chain(&mut self.shown)
     }
 
     pub(super) fn detail(mut self, detail: impl Into<String>) -> Self {

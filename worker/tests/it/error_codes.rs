@@ -284,3 +284,24 @@ fn each_code_is_reached() {
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn what_a_sink_gathers_of_an_epoch_counts_against_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let row =
+        |n: usize| format!("{{\"op\": \"c\", \"before\": null, \"after\": {{\"id\": {n}, \"k\": \"{}\"}}}}\n", "x".repeat(80));
+    std::fs::write(folder.path().join("rows.json"), (0..30_000).map(row).collect::<String>()).unwrap();
+    // One epoch for all rows; nothing else of the job keeps any.
+    let sql = format!(
+        "SET 'engine.tick' = '10 s'; SET 'engine.memory' = '1 MiB';
+         CREATE TABLE f (id BIGINT, k STRING) WITH ('connector' = 'filesystem', 'path' = '{}/rows.json', 'format' = 'debezium-json');
+         CREATE TABLE o (id BIGINT, k STRING) WITH ('connector' = 'blackhole');
+         INSERT INTO o SELECT id, k FROM f;",
+        folder.path().display()
+    );
+    let job = folder.path().join("job.sql");
+    std::fs::write(&job, sql).unwrap();
+    let (codes, told) = codes_of(&["run", "--cores", "1", job.to_str().unwrap()], "", Stdio::null());
+    assert_eq!(codes, ["TR-2009"], "{told}");
+    assert!(told.contains("`o`"), "{told}");
+}
