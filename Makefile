@@ -34,6 +34,7 @@ test: setup ## All that CI asks: format, lints, tests, documentation, generated 
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked --quiet
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked
+	$(MAKE) --no-print-directory e2e
 	@echo "make test: all is well"
 
 e2e: ## The tests on a real Kubernetes, which runs on this machine: root and Go (E2E="bad_image --keep" narrows it)

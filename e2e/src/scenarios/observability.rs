@@ -121,6 +121,15 @@ fn chart_file(root: &Path, name: &str) -> PathBuf {
     root.join("charts/tiderace/files").join(name)
 }
 
+/// Statements of which one row fails, and what becomes of it.
+fn failing_rows(on_error: &str) -> String {
+    format!(
+        "CREATE TABLE bad (origin STRING, position STRING, code STRING, message STRING, raw STRING) WITH (connector = 'blackhole');\n\
+         SET 'on_error' = '{on_error}';\n{}",
+        endless(1).replace("SELECT n", "SELECT 10 / (3 - n)")
+    )
+}
+
 /// Every rule parses, every expression is answered, every metric that one names exists, and an alert fires that has cause to.
 pub async fn dashboards_and_alerts_tell_the_truth(space: Space) -> Result<()> {
     let root = space.cluster().root().to_path_buf();
@@ -132,13 +141,24 @@ pub async fn dashboards_and_alerts_tell_the_truth(space: Space) -> Result<()> {
     let example = space.cluster().root().join("examples/kubernetes/bids-by-channel.yaml").display().to_string();
     space.cluster().kubectl(&["-n", space.name(), "apply", "-f", &example]).await?;
     let bids = Job::named(&space, "bids-by-channel");
+    // Rows that fail are kept aside by one job and dropped by the other.
+    let aside = Job::apply(&space, &manifest("aside", &failing_rows("dead_letter(bad)"))).await?;
+    let skips = Job::apply(&space, &manifest("skips", &failing_rows("skip"))).await?;
     let broken = Job::apply(&space, &manifest("broken", "SELECT nope;")).await?;
     job.ready("Running").await?;
     bids.ready("Running").await?;
+    for job in [&aside, &skips] {
+        job.ready("Running").await?;
+        job.row(0).await?;
+    }
     broken.stalled(&["PlanInvalid"], "TR-").await?;
 
     let mut targets = Vec::new();
-    for pod in [vec![job.worker().await?, bids.worker().await?], install::operator_pods(space.cluster()).await?].concat() {
+    let mut pods = install::operator_pods(space.cluster()).await?;
+    for job in [&job, &bids, &aside, &skips] {
+        pods.push(job.worker().await?);
+    }
+    for pod in pods {
         let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).context("a pod has no address")?;
         targets.push(Target {
             address: format!("{ip}:{}", tiderace_crds::admin::HEALTH_PORT),
