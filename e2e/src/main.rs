@@ -21,7 +21,7 @@ enum Order {
         /// Parts of names of scenarios; none: all.
         filters: Vec<String>,
         /// Nodes of the cluster.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 5)]
         nodes: usize,
         /// How many scenarios at the same time.
         #[arg(long, default_value_t = 4)]
@@ -35,7 +35,7 @@ enum Order {
     /// Bring up the cluster with the product in it, and leave it.
     Up {
         /// Nodes of the cluster.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 5)]
         nodes: usize,
     },
     /// Remove the cluster.
