@@ -56,7 +56,7 @@ use self::work_directory::WorkDirectory;
 /// How long a failed process stays, so that who looks at its status sees why.
 const FAILED_LINGER: Duration = Duration::from_secs(2);
 /// How long a job may take to end after it was told to drop what it has in hand.
-const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 /// The part of the memory that the state may have, in hundredths; the rest is for rows under way, sources and sinks.
 const STATE_MEMORY_PERCENT: u64 = 60;
 /// Threads for the admin API and probes.
@@ -191,7 +191,7 @@ async fn serve(arguments: Arc<ServeArgs>, hidden: log::Hidden) -> Exit {
 }
 
 fn local(listener: &TcpListener) -> String {
-    listener.local_addr().as_ref().map_or_else(|error| error.to_string(), SocketAddr::to_string)
+    listener.local_addr().as_ref().map_or_else(ToString::to_string, SocketAddr::to_string)
 }
 
 /// Tells why the process can't serve at all.
