@@ -1,6 +1,7 @@
 //! What all reconciliations share.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Options {
     pub operator_namespace: String,
     /// A planner to ask before a Job is started, for jobs of the default image.
     pub planner_url: Option<Uri>,
+    /// How long a job that runs, and of which no watch reports a change, is looked at by asking its worker alone; never when zero.
+    pub whole_pass_interval: Duration,
     /// How long certificates live.
     pub lifetimes: Lifetimes,
 }
@@ -52,6 +55,7 @@ pub struct Context {
     /// Whether, and by which token, this process leads.
     pub leadership: Leadership,
     memory: Mutex<HashMap<String, JobMemory>>,
+    quiet: Mutex<HashMap<JobKey, Quiet>>,
     clock: Clock,
 }
 
@@ -63,6 +67,18 @@ pub enum Clock {
     System,
     /// A test's: Unix milliseconds.
     Test(Arc<AtomicU64>),
+}
+
+/// Namespace and name of a job.
+pub type JobKey = (String, String);
+
+/// Whether anything happened to a job since it was last looked at in full.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// How often a watch reported a change.
+    changes: u64,
+    /// The running worker, and when the next whole pass is due; none while there is something to do.
+    worker: Option<(IpAddr, Instant)>,
 }
 
 /// What is remembered of a job between two passes. All of it can be found out again.
@@ -91,7 +107,7 @@ impl Context {
         identity: &str,
     ) -> Self {
         let teller = Teller::new(client.clone(), identity);
-        Self { client, options, workers, teller, metrics, leadership, memory: Mutex::default(), clock: Clock::System }
+        Self { client, options, workers, teller, metrics, leadership, memory: Mutex::default(), quiet: Mutex::default(), clock: Clock::System }
     }
 
     /// With a test's clock.
@@ -120,6 +136,40 @@ impl Context {
     fn remember<T>(&self, uid: &str, change: impl FnOnce(&mut JobMemory) -> T) -> T {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         change(memory.entry(uid.to_owned()).or_default())
+    }
+
+    /// A watch reported a change of the job, or of something it owns: the next pass is a whole one.
+    pub fn mark_changed(&self, key: JobKey) {
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = quiet.entry(key).or_default();
+        job.changes += 1;
+        job.worker = None;
+    }
+
+    /// How many changes were reported of the job.
+    pub fn changes(&self, key: &JobKey) -> u64 {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner).get(key).map_or(0, |job| job.changes)
+    }
+
+    /// A whole pass, begun when `changes` had been reported, found nothing to do: until the next change only the worker is asked.
+    pub fn set_quiet(&self, key: &JobKey, changes: u64, worker: IpAddr) {
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = quiet.entry(key.clone()).or_default();
+        if job.changes == changes && !self.options.whole_pass_interval.is_zero() {
+            job.worker = Some((worker, Instant::now() + self.options.whole_pass_interval));
+        }
+    }
+
+    /// The worker to ask, where nothing else needs to be looked at.
+    pub fn quiet_worker(&self, key: &JobKey) -> Option<IpAddr> {
+        let quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let (worker, until) = quiet.get(key)?.worker?;
+        (Instant::now() < until).then_some(worker)
+    }
+
+    /// Forgets the changes of a job that is gone.
+    pub fn forget_changes(&self, key: &JobKey) {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     /// Forgets a job that is gone.

@@ -7,11 +7,12 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::Action as Requeue;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
+use tiderace_crds::admin::WorkerState;
 use tiderace_crds::{StreamingJobSpec, StreamingJobStatus};
 use tracing::Instrument;
 
 use crate::context::Context;
-use crate::decide::{Job, decide};
+use crate::decide::{Job, POLL_MS, Worker, decide, is_true};
 use crate::execute::ExecuteError;
 use crate::names::{self, FINALIZER, STATUS_MANAGER};
 
@@ -73,10 +74,18 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
     if !context.leadership.is_held() {
         return Err(ExecuteError::NotLeading.into());
     }
+    let key = (namespace.clone(), name.clone());
+    if let Some(worker) = context.quiet_worker(&key)
+        && matches!(context.workers.is_running(worker).await, Ok(true))
+    {
+        return Ok(Requeue::requeue(Duration::from_millis(POLL_MS)));
+    }
+    let changes = context.changes(&key);
     // The trigger comes from a cache that may be behind our own last write.
     let api = context.api(names::API_VERSION, "StreamingJob", &namespace);
     let Some(object) = api.get_opt(&name).await.map_err(Box::new)? else {
         let uid = trigger.uid().unwrap_or_default();
+        context.forget_changes(&key);
         context.forget(&uid);
         context.metrics.forget(&uid);
         return Ok(Requeue::await_change());
@@ -117,6 +126,16 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
         }
     }
     result?;
+    if decision.actions.is_empty()
+        && decision.status.operation.is_none()
+        && decision.requeue_ms == POLL_MS
+        && job.spec.active_deadline_seconds.is_none()
+        && is_true(&decision.status.conditions, "Ready")
+        && let (Some(worker), Worker::Status(said)) = (&scene.worker, &scene.observed.worker)
+        && said.state == WorkerState::Running
+    {
+        context.set_quiet(&key, changes, worker.address);
+    }
     Ok(Requeue::requeue(Duration::from_millis(decision.requeue_ms.max(50))))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
@@ -36,6 +36,8 @@ use crate::{count_requests, webhook};
 
 /// How often the API server is asked for the definitions while they are missing.
 const DEFINITIONS_RETRY: Duration = Duration::from_secs(2);
+/// How long a running job of which no watch reports anything is looked at by a glance at its worker alone.
+const WHOLE_PASS_INTERVAL: Duration = Duration::from_secs(300);
 /// Changes of one job within this are one pass.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
@@ -68,6 +70,7 @@ pub async fn run(args: RunArgs) -> Result<bool> {
         image_pull_policy: args.image_pull_policy.clone(),
         operator_namespace: args.lease_namespace.clone(),
         planner_url: args.planner_url.clone(),
+        whole_pass_interval: WHOLE_PASS_INTERVAL,
         lifetimes,
     };
     let context =
@@ -190,16 +193,19 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
     };
     let watched = watcher(api, watcher::Config::default().any_semantic()).backoff(watch_backoff()).modify(slim);
     let changed = predicates::generation.combine(predicates::finalizers).combine(predicates::annotations);
-    let roots = heard(reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default()));
+    let marking = Arc::clone(&context);
+    let roots = heard(reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default())).inspect_ok(move |job| {
+        marking.mark_changed((job.namespace().unwrap_or_default(), job.name_any()));
+    });
     let mut controller = Controller::for_stream_with(roots, reader, resource.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .graceful_shutdown_on(stop.cancelled_owned());
-    controller = controller.watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource));
-    controller = controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource));
-    controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource));
-    controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource));
-    controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource));
-    controller = controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource));
+    controller = controller.watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context));
     // Failed passes are logged and tried again by `after_error`.
     controller.run(reconcile_job, after_error, context).for_each(async |_| {}).await;
 }
@@ -286,13 +292,17 @@ fn heard<T: Send + 'static>(
 }
 
 /// From an object to the job that its label names.
-fn job_of<K>(resource: &ApiResource) -> impl Fn(PartialObjectMeta<K>) -> Option<ObjectRef<DynamicObject>> + Send + Sync + use<K>
+fn job_of<K>(
+    resource: &ApiResource,
+    context: &Arc<Context>,
+) -> impl Fn(PartialObjectMeta<K>) -> Option<ObjectRef<DynamicObject>> + Send + Sync + use<K>
 where
     K: kube::Resource<DynamicType = ()> + 'static,
 {
-    let resource = resource.clone();
+    let (resource, context) = (resource.clone(), Arc::clone(context));
     move |object| {
         let name = object.metadata.labels.as_ref()?.get(JOB_LABEL)?.clone();
+        context.mark_changed((object.metadata.namespace.clone()?, name.clone()));
         Some(ObjectRef::new_with(&name, resource.clone()).within(object.metadata.namespace.as_deref()?))
     }
 }

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tiderace_crds::admin::{ADMIN_PORT, PlanCheckReply, PlanCheckRequest, StatusReply, StopRequest};
+use tiderace_crds::admin::{ADMIN_PORT, HEALTH_PORT, PlanCheckReply, PlanCheckRequest, StatusReply, StopRequest};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -62,6 +62,8 @@ pub type Call<'a, T> = BoxFuture<'a, Result<T, CallError>>;
 pub trait Workers: Send + Sync {
     /// `GET /v1/status`.
     fn status<'a>(&'a self, target: &'a Target) -> Call<'a, StatusReply>;
+    /// Whether `/readyz` of a pod says that rows flow; cheap, as it is plain HTTP.
+    fn is_running(&self, address: IpAddr) -> Call<'_, bool>;
     /// `POST /v1/stop`.
     fn stop<'a>(&'a self, target: &'a Target, order: &'a StopRequest) -> Call<'a, ()>;
     /// `POST /v1/plan:check` of a worker.
@@ -77,6 +79,18 @@ pub struct Network;
 impl Workers for Network {
     fn status<'a>(&'a self, target: &'a Target) -> Call<'a, StatusReply> {
         Box::pin(async move { answer(CALL_TIME_MAX, over_tls(target, Method::GET, "/v1/status", None::<&()>)).await })
+    }
+
+    fn is_running(&self, address: IpAddr) -> Call<'_, bool> {
+        Box::pin(async move {
+            let address = SocketAddr::new(address, HEALTH_PORT);
+            let call = async {
+                let stream = TcpStream::connect(address).await.map_err(|e| CallError::Unreachable(format!("{address}: {e}")))?;
+                exchange(TokioIo::new(stream), &address.to_string(), Method::GET, "/readyz", None::<&()>).await
+            };
+            // The body is the worker's state. Anything else than this is looked at by a whole pass.
+            Ok(within(CALL_TIME_MAX, call).await?.starts_with(b"Running"))
+        })
     }
 
     fn stop<'a>(&'a self, target: &'a Target, order: &'a StopRequest) -> Call<'a, ()> {

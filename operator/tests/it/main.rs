@@ -166,6 +166,30 @@ async fn a_steady_job_is_not_written_to() {
     assert!(writes.is_empty(), "{writes:?}");
 }
 
+/// A job that runs and of which nothing is reported costs the API server nothing, until something is.
+#[tokio::test]
+async fn a_quiet_job_is_only_glanced_at() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    world.restart_with_interval(std::time::Duration::from_secs(3600));
+    world.clock.fetch_add(120_000, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    let before = world.server.state().calls;
+    for _ in 0..50 {
+        world.pass().await.unwrap();
+    }
+    assert_eq!(world.server.state().calls, before);
+    world.mark_changed();
+    world.pass().await.unwrap();
+    assert!(world.server.state().calls > before, "a change is looked at");
+    world.pass().await.unwrap();
+    world.server.state().worker = "Finished";
+    world.until_ready("Finished").await;
+}
+
 /// A status of a new operator says the same of a job that runs, and touches nothing: upgrades restart no pod.
 #[tokio::test]
 async fn a_new_operator_touches_nothing() {

@@ -39,6 +39,11 @@ impl Workers for Fake {
         Box::pin(async move { reply.ok_or_else(|| CallError::Unreachable("nobody".to_owned())) })
     }
 
+    fn is_running(&self, _: std::net::IpAddr) -> Call<'_, bool> {
+        let running = self.0.state().worker == "Running";
+        Box::pin(async move { Ok(running) })
+    }
+
     fn stop<'a>(&'a self, _: &'a Target, _: &'a StopRequest) -> Call<'a, ()> {
         self.0.state().worker = "Stopped";
         Box::pin(async { Ok(()) })
@@ -70,6 +75,16 @@ impl World {
     /// Another process takes over, with nothing in its memory.
     pub fn restart(&mut self) {
         self.context = context(&self.server, &self.clock);
+    }
+
+    /// A watch reports a change.
+    pub fn mark_changed(&self) {
+        self.context.mark_changed(("shop".to_owned(), "orders".to_owned()));
+    }
+
+    /// Another process takes over, which looks at quiet jobs only so often.
+    pub fn restart_with_interval(&mut self, interval: Duration) {
+        self.context = context_with(&self.server, &self.clock, interval);
     }
 
     pub async fn pass(&self) -> Result<Duration, ReconcileError> {
@@ -127,11 +142,16 @@ pub fn condition(job: &Value, kind: &str) -> Value {
 }
 
 fn context(server: &ApiServer, clock: &Arc<AtomicU64>) -> Arc<Context> {
+    context_with(server, clock, Duration::ZERO)
+}
+
+fn context_with(server: &ApiServer, clock: &Arc<AtomicU64>, whole_pass_interval: Duration) -> Arc<Context> {
     let options = Options {
         default_image: "tiderace:1".to_owned(),
         image_pull_policy: None,
         operator_namespace: "tiderace-system".to_owned(),
         planner_url: None,
+        whole_pass_interval,
         lifetimes: Lifetimes::default(),
     };
     let workers = Arc::new(Fake(server.clone()));
