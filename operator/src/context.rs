@@ -107,7 +107,17 @@ impl Context {
         identity: &str,
     ) -> Self {
         let teller = Teller::new(client.clone(), identity);
-        Self { client, options, workers, teller, metrics, leadership, memory: Mutex::default(), quiet: Mutex::default(), clock: Clock::System }
+        Self {
+            client,
+            options,
+            workers,
+            teller,
+            metrics,
+            leadership,
+            memory: Mutex::default(),
+            quiet: Mutex::default(),
+            clock: Clock::System,
+        }
     }
 
     /// With a test's clock.

@@ -194,9 +194,11 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
     let watched = watcher(api, watcher::Config::default().any_semantic()).backoff(watch_backoff()).modify(slim);
     let changed = predicates::generation.combine(predicates::finalizers).combine(predicates::annotations);
     let marking = Arc::clone(&context);
-    let roots = heard(reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default())).inspect_ok(move |job| {
-        marking.mark_changed((job.namespace().unwrap_or_default(), job.name_any()));
-    });
+    let roots = heard(reflector(writer, watched).touched_objects().predicate_filter(changed, Default::default())).inspect_ok(
+        move |job| {
+            marking.mark_changed((job.namespace().unwrap_or_default(), job.name_any()));
+        },
+    );
     let mut controller = Controller::for_stream_with(roots, reader, resource.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .graceful_shutdown_on(stop.cancelled_owned());
@@ -205,7 +207,8 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
     controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource, &context));
     controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource, &context));
     controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller =
+        controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context));
     // Failed passes are logged and tried again by `after_error`.
     controller.run(reconcile_job, after_error, context).for_each(async |_| {}).await;
 }
