@@ -332,8 +332,12 @@ async fn play_kubelet(client: Client, workers: Workers) -> Result<()> {
             workers.lock().unwrap_or_else(PoisonError::into_inner).insert(address, (job, epoch));
         }
         let status = pod_status(&pod, address, is_check);
-        if let Err(error) = pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&json!({"status": status}))).await {
-            eprintln!("bench: status of {name}: {error}");
+        let patched = pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&json!({"status": status}))).await;
+        match patched {
+            // A check that nobody waits for any more is deleted before it is said to have ended.
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => eprintln!("bench: status of {name}: {error}"),
         }
     }
     Ok(())
