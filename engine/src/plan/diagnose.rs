@@ -128,21 +128,24 @@ fn plan_error(text: &str) -> Diagnostic {
     } else if lower.contains("duplicate") || lower.contains("unique expression names") {
         Code::DuplicateName
     } else if lower.contains("aggregate functions are not allowed")
-        || lower.contains("position") && lower.contains("not in select list")
+        || lower.contains("with position")
+        || lower.contains("cannot be nested")
+        || lower.contains("within group is only")
     {
         Code::NotGrouped
+    } else if lower.contains("qualify clause requires") {
+        return Diagnostic::new(Code::UnsupportedOver, "QUALIFY chooses rows by an OVER window, and there is none")
+            .hint("OVER windows can't be run yet; use WHERE or HAVING");
+    } else if lower.contains("temporal operation") || lower.contains("parser error") || lower.contains("cast error") {
+        Code::TypeMismatch
     } else if lower.contains("scalarsubquery") || lower.contains("scalar subquery") {
         return Diagnostic::new(Code::UnsupportedJoin, "scalar subqueries can't be run yet")
             .hint("write what can be said without a join; joins come next");
-    } else if lower.contains("same number of")
-        || lower.contains("equal number")
-        || lower.contains("unequal") && lower.contains("columns")
+    } else if lower.contains("same number of") || lower.contains("equal number") || lower.contains("different number of columns")
     {
         Code::ColumnCount
     } else if lower.contains("not supported") || lower.contains("unsupported") || lower.contains("not implemented") {
         Code::Unsupported
-    } else if lower.contains("same number of columns") || lower.contains("equal number") {
-        Code::ColumnCount
     } else {
         Code::Datafusion
     };
