@@ -19,6 +19,7 @@ mod memory;
 mod ordered;
 mod point;
 mod raw;
+mod sealed;
 mod segment;
 mod shard;
 mod store;

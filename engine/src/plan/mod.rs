@@ -41,6 +41,7 @@ use crate::connect::memory::MemoryOutput;
 use crate::error::{Code, Diagnostic, Diagnostics, Result};
 use crate::operators::materialize::ViewHandle;
 use crate::runtime::graph::Graph;
+use crate::runtime::panicked;
 
 pub use explain::ExplainFormat;
 pub use settings::{AggregatePhases, LengthPolicy, OnError, SETTINGS, Settings};
@@ -129,13 +130,12 @@ fn on_a_deep_stack(work: impl FnOnce() -> Result<JobPlan, Diagnostics> + Send) -
     std::thread::scope(|scope| {
         let planning =
             std::thread::Builder::new().name("planning".into()).stack_size(PLANNING_STACK_BYTES).spawn_scoped(scope, work);
-        let internal = |what: String| Err(Diagnostics(vec![Diagnostic::new(Code::Internal, what)]));
         match planning {
-            Err(error) => internal(format!("a thread to plan on can't be started: {error}")),
-            Ok(planning) => planning.join().unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-                internal(format!("the planner panicked: {}", text.unwrap_or("it gave no reason")))
-            }),
+            Err(error) => {
+                let what = format!("a thread to plan on can't be started: {error}");
+                Err(Diagnostics(vec![Diagnostic::new(Code::Internal, what)]))
+            }
+            Ok(planning) => planning.join().unwrap_or_else(|panic| Err(Diagnostics(vec![panicked(&*panic)]))),
         }
     })
 }

@@ -119,7 +119,7 @@ fn occurrences(whole: &Expr, part: &Expr) -> usize {
 
 /// Worth a column: a function, or arithmetic with a column in it.
 fn is_dear(expr: &Expr) -> bool {
-    let reads = || expr.column_refs().is_empty().eq(&false);
+    let reads = || !expr.column_refs().is_empty();
     match expr {
         Expr::ScalarFunction(call) => {
             let is_field_access = matches!(call.name(), "get_field" | "named_struct" | "make_array");

@@ -24,6 +24,7 @@ mod sink;
 mod source;
 mod wake;
 
+pub(crate) use control::panicked;
 pub use job::Job;
 pub use options::JobOptions;
 pub use progress::{CoreProgress, JobProgress, JobReport, NodeKind, NodeProgress};

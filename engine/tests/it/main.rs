@@ -5,6 +5,7 @@ mod data;
 mod explain;
 mod golden;
 mod late;
+mod memory;
 mod random;
 mod runtime;
 mod slt;

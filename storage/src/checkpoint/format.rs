@@ -19,15 +19,14 @@ use crc32c::{crc32c, crc32c_append};
 
 use super::image::Part;
 use crate::device::FileName;
+use crate::sealed::Frame;
 use crate::shard::TableId;
 
 pub(super) const KIND_POINT: u8 = 0;
 pub(super) const KIND_ORDERED: u8 = 1;
 pub(super) const BLOCK_HEADER_BYTES: usize = 12;
 const SECTION_BYTES: usize = 20;
-const MAGIC: [u8; 8] = *b"TRMANIFE";
-const FORMAT: u32 = 1;
-const MANIFEST_HEADER_BYTES: usize = 20;
+const FRAME: Frame = Frame { magic: *b"TRMANIFE", format: 1, name: "a manifest" };
 const ORDERED: u32 = u32::MAX;
 
 pub(super) fn data_name(version: u64) -> FileName {
@@ -227,35 +226,12 @@ impl ManifestBody {
             body.extend_from_slice(&part_number(block.part).to_le_bytes());
             body.extend_from_slice(&block.crc.to_le_bytes());
         }
-        let mut bytes = Vec::with_capacity(MANIFEST_HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&length(body.len()));
-        let crc = crc32c_append(crc32c(&bytes), &body);
-        bytes.extend_from_slice(&crc.to_le_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
+        FRAME.seal(&body, length(body.len()))
     }
 
     /// The manifest in a file's bytes, or why it is none.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let Some((header, body)) = bytes.split_at_checked(MANIFEST_HEADER_BYTES) else {
-            return Err("it is shorter than a manifest's header".to_owned());
-        };
-        if header[..8] != MAGIC {
-            return Err("it doesn't begin as a manifest does".to_owned());
-        }
-        let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
-        if number(12) as usize != body.len() {
-            return Err(format!("its body has {} B instead of {}", body.len(), number(12)));
-        }
-        if crc32c_append(crc32c(&header[..16]), body) != number(16) {
-            return Err("its checksum is wrong".to_owned());
-        }
-        if number(8) != FORMAT {
-            return Err(format!("format {} is not known to this version", number(8)));
-        }
-        Self::decode_body(body).ok_or_else(|| "its body makes no sense".to_owned())
+        Self::decode_body(FRAME.open(bytes)?).ok_or_else(|| "its body makes no sense".to_owned())
     }
 
     fn decode_body(mut body: &[u8]) -> Option<Self> {

@@ -8,16 +8,13 @@
 //!             for each page: number 8 · segment 4 · first sector 4 · sectors 4 · crc 4
 //! ```
 
-use crc32c::{crc32c, crc32c_append};
-
 use super::TableId;
 use crate::device::FileName;
 use crate::point::PageImage;
+use crate::sealed::Frame;
 use crate::store::FramePlace;
 
-const MAGIC: [u8; 8] = *b"TRFOLDOV";
-const FORMAT: u32 = 1;
-const HEADER_BYTES: usize = 20;
+const FRAME: Frame = Frame { magic: *b"TRFOLDOV", format: 1, name: "a manifest of pages" };
 const PAGE_BYTES: usize = 24;
 const PREFIX: &str = "pages-manifest-";
 const TEMPORARY: &str = "pages-temporary-";
@@ -103,35 +100,12 @@ impl PagesManifest {
                 }
             }
         }
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&length(body.len()));
-        let crc = crc32c_append(crc32c(&bytes), &body);
-        bytes.extend_from_slice(&crc.to_le_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
+        FRAME.seal(&body, length(body.len()))
     }
 
     /// The manifest in a file's bytes, or why it is none.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
-            return Err("it is shorter than a manifest's header".to_owned());
-        };
-        if header[..8] != MAGIC {
-            return Err("it doesn't begin as a manifest of pages does".to_owned());
-        }
-        let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
-        if number(12) as usize != body.len() {
-            return Err(format!("its body has {} B instead of {}", body.len(), number(12)));
-        }
-        if crc32c_append(crc32c(&header[..16]), body) != number(16) {
-            return Err("its checksum is wrong".to_owned());
-        }
-        if number(8) != FORMAT {
-            return Err(format!("format {} is not known to this version", number(8)));
-        }
-        Self::decode_body(body).ok_or_else(|| "its body makes no sense".to_owned())
+        Self::decode_body(FRAME.open(bytes)?).ok_or_else(|| "its body makes no sense".to_owned())
     }
 
     fn decode_body(mut body: &[u8]) -> Option<Self> {

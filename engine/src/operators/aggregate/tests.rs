@@ -11,6 +11,7 @@ use arrow::util::display::array_value_to_string;
 use datafusion::common::ScalarValue;
 use tiderace_storage::{Shard, ShardOptions};
 
+use super::local_distinct::LocalDistinct;
 use super::*;
 use crate::batch::{DeltaBatch, Weights};
 use crate::error::{Code, Diagnostic};
@@ -627,6 +628,22 @@ fn a_first_phase_without_use_switches_itself_off_and_stays_right() {
         bench.delta(&mut local, batch(&same));
     }
     assert_eq!(bench.delta(&mut local, batch(&same))[0].num_rows(), 1);
+}
+
+#[test]
+fn values_that_were_sent_on_lately_do_not_cross_again() {
+    let cases = vec![case(AggregateFunction::Count, &[K], |r| r.len().to_string()).distinct()];
+    let plan = plan(&cases, &[T], true);
+    let mut local = LocalDistinct::new(&plan, 0, NodeId(1), CoreId(0)).unwrap();
+    let mut bench = Bench::new();
+    let template = Random(1).row();
+    let rows = |group: i64, keys: std::ops::Range<i64>| -> Vec<(Row, i64)> {
+        keys.map(|k| (Row { t: group, k: Some(k % 50), ..template.clone() }, 1)).collect()
+    };
+    let mut sent = |rows: &[(Row, i64)]| bench.delta(&mut local, batch(rows)).iter().map(DeltaBatch::num_rows).sum::<usize>();
+    assert_eq!(sent(&rows(7, 0..200)), 50, "each value once");
+    assert_eq!(sent(&rows(7, 0..200)), 0, "nothing new");
+    assert_eq!(sent(&rows(8, 0..200)), 50, "another group's values are others");
 }
 
 fn sum_of(values: &[i64]) -> Vec<(Row, i64)> {

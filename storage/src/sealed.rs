@@ -1,0 +1,57 @@
+//! The frame around a manifest's body, whatever it is a manifest of.
+//!
+//! ```text
+//!   0    8  magic     8  4  format     12  4  body bytes     16  4  crc32c of 0..16 and the body     20  body
+//! ```
+//! All numbers little endian. A file is one frame, to its last byte.
+
+use crc32c::{crc32c, crc32c_append};
+
+/// Bytes before the body.
+pub(crate) const HEADER_BYTES: usize = 20;
+
+/// A kind of framed file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    /// What it begins with.
+    pub(crate) magic: [u8; 8],
+    /// The only format that this version reads and writes.
+    pub(crate) format: u32,
+    /// For messages: `a manifest`.
+    pub(crate) name: &'static str,
+}
+
+impl Frame {
+    /// A file of `body`, whose length (of 4 bytes, which the caller has checked) is `length`.
+    pub(crate) fn seal(&self, body: &[u8], length: [u8; 4]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+        bytes.extend_from_slice(&self.magic);
+        bytes.extend_from_slice(&self.format.to_le_bytes());
+        bytes.extend_from_slice(&length);
+        let crc = crc32c_append(crc32c(&bytes), body);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    /// The body in a file's bytes, or why there is none.
+    pub(crate) fn open<'b>(&self, bytes: &'b [u8]) -> Result<&'b [u8], String> {
+        let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
+            return Err("it is shorter than a manifest's header".to_owned());
+        };
+        if header[..8] != self.magic {
+            return Err(format!("it doesn't begin as {} does", self.name));
+        }
+        let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+        if number(12) as usize != body.len() {
+            return Err(format!("its body has {} B instead of {}", body.len(), number(12)));
+        }
+        if crc32c_append(crc32c(&header[..16]), body) != number(16) {
+            return Err("its checksum is wrong".to_owned());
+        }
+        if number(8) != self.format {
+            return Err(format!("format {} is not known to this version", number(8)));
+        }
+        Ok(body)
+    }
+}
