@@ -7,6 +7,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::Volatility;
+use memchr::memmem;
 use regex_automata::dfa::onepass;
 use regex_automata::meta::{self, Regex};
 use regex_automata::util::captures::Captures;
@@ -14,6 +15,8 @@ use regex_automata::util::prefilter::Prefilter;
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, MatchKind};
+use regex_syntax::hir::Hir;
+use regex_syntax::hir::literal::{ExtractKind, Extractor};
 
 use super::call::{Call, Function, Integer, error_with_hint, is_integer, is_text};
 use super::substrings::Substrings;
@@ -55,15 +58,51 @@ struct Pattern {
 /// The general search makes up to three passes, and a fourth for groups.
 #[derive(Debug)]
 struct Direct {
-    words: Prefilter,
+    words: Words,
     dfa: onepass::DFA,
+}
+
+/// The words with one of which each match begins.
+#[derive(Debug)]
+enum Words {
+    /// A word, and the same word behind one byte, as `(&|^)name=` has: looking for the one word is quicker than looking for both.
+    Tail { word: memmem::Finder<'static>, before: u8 },
+    /// Any few.
+    Any(Prefilter),
+}
+
+impl Words {
+    fn new(hir: &Hir) -> Option<Self> {
+        let begins = Extractor::new().kind(ExtractKind::Prefix).extract(hir);
+        if let Some([a, b]) = begins.literals() {
+            let (short, long) = if a.len() < b.len() { (a.as_bytes(), b.as_bytes()) } else { (b.as_bytes(), a.as_bytes()) };
+            if let Some((before, tail)) = long.split_first()
+                && tail == short
+                && !short.is_empty()
+            {
+                return Some(Self::Tail { word: memmem::Finder::new(short).into_owned(), before: *before });
+            }
+        }
+        Prefilter::from_hir_prefix(MatchKind::LeftmostFirst, hir).map(Self::Any)
+    }
+
+    /// The first place from `from` on where one of the words begins.
+    fn find(&self, text: &[u8], from: usize) -> Option<usize> {
+        match self {
+            Self::Tail { word, before } => {
+                let at = from + word.find(text.get(from..)?)?;
+                Some(if at > from && text[at - 1] == *before { at - 1 } else { at })
+            }
+            Self::Any(words) => words.find(text, regex_automata::Span { start: from, end: text.len() }).map(|found| found.start),
+        }
+    }
 }
 
 impl Direct {
     fn new(pattern: &str) -> Option<Self> {
         let hir = syntax::parse(pattern).ok()?;
         // Never leaves out a place where a match begins: that is what makes the first match found the leftmost.
-        let words = Prefilter::from_hir_prefix(MatchKind::LeftmostFirst, &hir)?;
+        let words = Words::new(&hir)?;
         let config = onepass::Config::new().size_limit(Some(COMPILED_BYTES_MAX));
         let dfa = onepass::Builder::new().configure(config).build(pattern).ok()?;
         Some(Self { words, dfa })
@@ -71,13 +110,13 @@ impl Direct {
 
     /// Whether there is a match; its groups are in `slots`. `None`: too many places to try.
     fn search(&self, cache: &mut onepass::Cache, text: &str, slots: &mut [Option<NonMaxUsize>]) -> Option<bool> {
-        let mut rest = regex_automata::Span { start: 0, end: text.len() };
+        let mut from = 0;
         for _ in 0..FAILED_STARTS_MAX {
-            let Some(found) = self.words.find(text.as_bytes(), rest) else { return Some(false) };
-            let input = Input::new(text).span(found.start..text.len()).anchored(Anchored::Yes);
+            let Some(start) = self.words.find(text.as_bytes(), from) else { return Some(false) };
+            let input = Input::new(text).span(start..text.len()).anchored(Anchored::Yes);
             match self.dfa.try_search_slots(cache, &input, slots) {
                 Ok(Some(_)) => return Some(true),
-                Ok(None) => rest.start = found.start + 1,
+                Ok(None) => from = start + 1,
                 Err(_) => return None,
             }
         }
@@ -198,6 +237,8 @@ mod tests {
         let mut direct = 0;
         for pattern in [
             "(&|^)channel_id=([^&]*)",
+            "(a|^)a(b*)",
+            "(&|)aba(c?)",
             "ab(c*)",
             "(a|ab)(c|bcd)?",
             "^a(b)?",

@@ -36,6 +36,7 @@ const SHARED_MAX: usize = 16;
 
 /// `steps` with the shared expressions computed before the steps that read them; `None` when there is nothing to share.
 pub(super) fn share(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Option<Vec<LogicalStep>>> {
+    let steps = &without_renames(input, steps)?;
     let mut out: Vec<LogicalStep> = Vec::with_capacity(steps.len() + 1);
     let mut changed = false;
     let mut at = 0;
@@ -64,6 +65,38 @@ pub(super) fn share(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Option
         at = end;
     }
     Ok(changed.then_some(out))
+}
+
+/// The same steps with one name for each column between two projections: `url` of a filter that was pushed into a view, and `bid.url` of
+/// what reads the view, are one column, and functions of them one function. A rename may be left at the end.
+fn without_renames(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Vec<LogicalStep>> {
+    let mut out = Vec::with_capacity(steps.len());
+    let mut renamed: Option<DFSchemaRef> = None;
+    for step in steps {
+        let original = logical_output(input, &out);
+        let named = |expr: &Expr| match &renamed {
+            Some(schema) => by_original_names(expr, schema, &original),
+            None => Ok(expr.clone()),
+        };
+        match step {
+            LogicalStep::Rename(schema) => renamed = Some(schema.clone()),
+            LogicalStep::Filter(expr) => out.push(LogicalStep::Filter(named(expr)?)),
+            LogicalStep::Project(exprs, schema) => {
+                out.push(LogicalStep::Project(exprs.iter().map(named).collect::<Result<_>>()?, schema.clone()));
+                renamed = None;
+            }
+        }
+    }
+    out.extend(renamed.map(LogicalStep::Rename));
+    Ok(out)
+}
+
+fn by_original_names(expr: &Expr, renamed: &DFSchema, original: &DFSchema) -> Result<Expr> {
+    let replaced = expr.clone().transform_up(|e| match &e {
+        Expr::Column(column) => Ok(Transformed::yes(column_at(original, renamed.index_of_column(column)?))),
+        _ => Ok(Transformed::no(e)),
+    })?;
+    Ok(replaced.data)
 }
 
 fn exprs_of(step: &LogicalStep) -> &[Expr] {
@@ -227,7 +260,8 @@ mod tests {
 
     fn project(expr: Expr) -> LogicalStep {
         let schema =
-            DFSchema::new_with_metadata(vec![(None, expr.to_field(input().as_ref()).unwrap().1)], HashMap::new()).unwrap();
+            DFSchema::new_with_metadata(vec![(None, Arc::new(Field::new("out", DataType::Utf8View, true)))], HashMap::new())
+                .unwrap();
         LogicalStep::Project(vec![expr], Arc::new(schema))
     }
 
@@ -249,6 +283,21 @@ mod tests {
             "the part stands in it alone"
         );
         assert_eq!(shared(&[filter, project(col("t"))]), [""; 0]);
+    }
+
+    #[test]
+    fn a_view_between_a_filter_and_a_projection_hides_nothing() {
+        let renamed: Vec<_> = input().iter().map(|(_, field)| (Some(TableReference::bare("bid")), field.clone())).collect();
+        let rename = LogicalStep::Rename(Arc::new(DFSchema::new_with_metadata(renamed, HashMap::new()).unwrap()));
+        let filter = LogicalStep::Filter(lower(col("t")).is_not_null());
+        let steps = [filter.clone(), rename.clone(), project(lower(col("bid.t")))];
+        assert_eq!(shared(&steps), ["lower(t)"]);
+        let twice = LogicalStep::Filter(lower(col("bid.t")).eq(lit("x")));
+        let kept = without_renames(&input(), &[filter, rename, twice]).unwrap();
+        assert!(
+            matches!(&kept[..], [LogicalStep::Filter(_), LogicalStep::Filter(e), LogicalStep::Rename(_)] if e.to_string() == "lower(t) = Utf8(\"x\")"),
+            "{kept:?}"
+        );
     }
 
     #[test]

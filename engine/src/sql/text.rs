@@ -54,7 +54,7 @@ enum Within {
 }
 
 /// Replaces each `${name}`, but not in comments. A name is made of letters, digits, `_`, `.` and `-`. A name without a value is an error
-/// (and is replaced by nothing, so that the parser can find the other errors).
+/// (and is replaced by `_`, which may stand nearly anywhere, so that the parser finds the other errors and no more).
 pub(super) fn substitute(text: &str, variables: &BTreeMap<String, String>) -> (Substituted, Vec<Diagnostic>) {
     let mut out = String::with_capacity(text.len());
     let mut pieces = Vec::new();
@@ -82,7 +82,10 @@ pub(super) fn substitute(text: &str, variables: &BTreeMap<String, String>) -> (S
             pieces.push(Piece { start: out.len(), original: span, is_variable: true });
             match variables.get(name) {
                 Some(value) => out.push_str(value),
-                None => errors.push(unbound(name, variables).at(span)),
+                None => {
+                    out.push('_');
+                    errors.push(unbound(name, variables).at(span));
+                }
             }
             copied = end;
             at = end;
@@ -158,7 +161,7 @@ mod tests {
     fn a_name_without_value_is_reported_with_its_place_and_comments_are_left_alone() {
         let text = "-- ${nothing}\n/* ${no /* ${deep} */ ${pe} */ SELECT '${TSP}', '--${TPS}'";
         let (out, errors) = substitute(text, &values(&[("TPS", "1")]));
-        assert_eq!(out.text, "-- ${nothing}\n/* ${no /* ${deep} */ ${pe} */ SELECT '', '--1'");
+        assert_eq!(out.text, "-- ${nothing}\n/* ${no /* ${deep} */ ${pe} */ SELECT '_', '--1'");
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].code, Code::UnboundVariable);
         let span = errors[0].span.unwrap();
