@@ -16,6 +16,8 @@ const SUMMARY: &str = "\
   - [Functions](reference/functions.md)
   - [Settings](reference/settings.md)
 - [Connectors and formats](guide/connectors.md)
+  - [Files](guide/filesystem.md)
+  - [Formats](guide/formats.md)
   - [Reference](reference/connectors.md)
 - [On Kubernetes](guide/kubernetes.md)
 - [Command line](guide/command-line.md)
@@ -25,6 +27,18 @@ const SUMMARY: &str = "\
   - [Metrics](reference/metrics.md)
   - [Admin API](reference/admin-api.md)
 - [Design records](design/README.md)
+  - [Planning](design/planning.md)
+  - [Runtime](design/runtime.md)
+  - [Aggregation](design/aggregation.md)
+  - [Windows](design/windows.md)
+  - [Shards](design/storage.md)
+  - [Logs and the concurrent store](design/storage-log.md)
+  - [What the command prints](design/cli-output.md)
+  - [Manifests are judged alike](design/manifest-check.md)
+  - [Operator](design/operator.md)
+  - [The process of a pod](design/serve.md)
+  - [Tests on a real Kubernetes](design/kubernetes-tests.md)
+- [Files of the storage layer](storage-format.md)
 - [Bench: Nexmark, 2026-11-21](bench/2026-11-21.md)
 - [Errors](reference/errors.md)
 ";
@@ -103,12 +117,9 @@ mod tests {
         assert!(stale.is_empty(), "docs/{} out of date: run make update", stale.join(", docs/"));
     }
 
-    /// Every relative link of a page leads to a file.
-    #[test]
-    fn no_link_is_broken() {
-        let root = docs().join("..");
-        let mut folders = vec![docs()];
-        let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    /// All Markdown files under `docs/`.
+    fn all_pages() -> Vec<PathBuf> {
+        let (mut folders, mut pages) = (vec![docs()], Vec::new());
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
@@ -119,6 +130,27 @@ mod tests {
                 }
             }
         }
+        pages
+    }
+
+    /// A page that isn't in the summary isn't in the book, and links to it lead nowhere there.
+    #[test]
+    fn every_page_is_in_the_book() {
+        let summary = std::fs::read_to_string(docs().join("SUMMARY.md")).unwrap();
+        let missing: Vec<_> = all_pages()
+            .iter()
+            .map(|page| page.strip_prefix(docs()).unwrap().display().to_string())
+            .filter(|page| page != "SUMMARY.md" && !summary.contains(&format!("({page})")))
+            .collect();
+        assert!(missing.is_empty(), "not in SUMMARY of worker/src/book.rs: {missing:?}");
+    }
+
+    /// Every relative link of a page leads to a file.
+    #[test]
+    fn no_link_is_broken() {
+        let root = docs().join("..");
+        let mut pages = all_pages();
+        pages.extend([root.join("README.md"), root.join("CONTRIBUTING.md")]);
         let mut broken = Vec::new();
         for page in &pages {
             let text = std::fs::read_to_string(page).unwrap();

@@ -36,7 +36,7 @@ const SHARED_MAX: usize = 16;
 
 /// `steps` with the shared expressions computed before the steps that read them; `None` when there is nothing to share.
 pub(super) fn share(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Option<Vec<LogicalStep>>> {
-    let steps = &without_renames(input, steps)?;
+    let steps = &flattened(input, steps)?;
     let mut out: Vec<LogicalStep> = Vec::with_capacity(steps.len() + 1);
     let mut changed = false;
     let mut at = 0;
@@ -67,22 +67,36 @@ pub(super) fn share(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Option
     Ok(changed.then_some(out))
 }
 
-/// The same steps with one name for each column between two projections: `url` of a filter that was pushed into a view, and `bid.url` of
-/// what reads the view, are one column, and functions of them one function. A rename may be left at the end.
-fn without_renames(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Vec<LogicalStep>> {
-    let mut out = Vec::with_capacity(steps.len());
+/// The same steps with as few projections and names as can be, so that an expression looks the same wherever it stands: `url` of a filter
+/// that was pushed into a view, and `bid.url` of what reads the view, are one column; and what DataFusion computes first in a projection of
+/// its own, for one node, is put back, to be shared by all. A rename may be left at the end.
+fn flattened(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Vec<LogicalStep>> {
+    let mut out: Vec<LogicalStep> = Vec::with_capacity(steps.len());
     let mut renamed: Option<DFSchemaRef> = None;
     for step in steps {
-        let original = logical_output(input, &out);
-        let named = |expr: &Expr| match &renamed {
-            Some(schema) => by_original_names(expr, schema, &original),
+        let before = logical_output(input, &out);
+        let names = renamed.clone().unwrap_or_else(|| before.clone());
+        let transparent = match out.last() {
+            Some(LogicalStep::Project(exprs, _)) if exprs.iter().all(is_transparent) => Some(exprs.clone()),
+            _ => None,
+        };
+        let placed = |expr: &Expr| match &transparent {
+            Some(exprs) => substituted(expr, &names, |at| exprs[at].clone().unalias()),
+            None if renamed.is_some() => substituted(expr, &names, |at| column_at(&before, at)),
             None => Ok(expr.clone()),
         };
         match step {
             LogicalStep::Rename(schema) => renamed = Some(schema.clone()),
-            LogicalStep::Filter(expr) => out.push(LogicalStep::Filter(named(expr)?)),
+            LogicalStep::Filter(expr) => {
+                let filter = LogicalStep::Filter(placed(expr)?);
+                out.insert(out.len() - usize::from(transparent.is_some()), filter);
+            }
             LogicalStep::Project(exprs, schema) => {
-                out.push(LogicalStep::Project(exprs.iter().map(named).collect::<Result<_>>()?, schema.clone()));
+                let exprs = exprs.iter().map(placed).collect::<Result<_>>()?;
+                if transparent.is_some() {
+                    out.pop();
+                }
+                out.push(LogicalStep::Project(exprs, schema.clone()));
                 renamed = None;
             }
         }
@@ -91,9 +105,21 @@ fn without_renames(input: &DFSchemaRef, steps: &[LogicalStep]) -> Result<Vec<Log
     Ok(out)
 }
 
-fn by_original_names(expr: &Expr, renamed: &DFSchema, original: &DFSchema) -> Result<Expr> {
-    let replaced = expr.clone().transform_up(|e| match &e {
-        Expr::Column(column) => Ok(Transformed::yes(column_at(original, renamed.index_of_column(column)?))),
+/// Whether a projected expression may be put in place of its name: a column, or what elimination of common subexpressions has taken out and
+/// sharing will take out again.
+fn is_transparent(expr: &Expr) -> bool {
+    match expr {
+        Expr::Column(_) => true,
+        Expr::Alias(alias) if matches!(*alias.expr, Expr::Column(_)) => true,
+        Expr::Alias(alias) => alias.name.starts_with("__common_expr") && is_dear(&alias.expr) && is_infallible(&alias.expr),
+        _ => false,
+    }
+}
+
+/// `expr` with `at(i)` in place of column `i` of `names`.
+fn substituted(expr: &Expr, names: &DFSchema, at: impl Fn(usize) -> Expr) -> Result<Expr> {
+    let replaced = expr.clone().transform_down(|e| match &e {
+        Expr::Column(column) => Ok(Transformed::new(at(names.index_of_column(column)?), true, TreeNodeRecursion::Jump)),
         _ => Ok(Transformed::no(e)),
     })?;
     Ok(replaced.data)
@@ -293,10 +319,33 @@ mod tests {
         let steps = [filter.clone(), rename.clone(), project(lower(col("bid.t")))];
         assert_eq!(shared(&steps), ["lower(t)"]);
         let twice = LogicalStep::Filter(lower(col("bid.t")).eq(lit("x")));
-        let kept = without_renames(&input(), &[filter, rename, twice]).unwrap();
+        let kept = flattened(&input(), &[filter, rename, twice]).unwrap();
         assert!(
             matches!(&kept[..], [LogicalStep::Filter(_), LogicalStep::Filter(e), LogicalStep::Rename(_)] if e.to_string() == "lower(t) = Utf8(\"x\")"),
             "{kept:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_taken_out_for_one_node_is_shared_by_all() {
+        let upper_of_lower = upper(lower(col("t")));
+        let named = |expr: &Expr| (None, Arc::new(expr.to_field(input().as_ref()).unwrap().1.as_ref().clone()));
+        let taken_out = vec![lower(col("t")).alias("__common_expr_1"), col("t")];
+        let schema = DFSchema::new_with_metadata(taken_out.iter().map(named).collect(), HashMap::new()).unwrap();
+        let first = LogicalStep::Project(taken_out, Arc::new(schema));
+        let filter = LogicalStep::Filter(upper_of_lower.clone().is_not_null());
+        let last = project(upper(col("__common_expr_1")).eq(col("__common_expr_1")));
+        let flat = flattened(&input(), &[filter.clone(), first.clone(), last.clone()]).unwrap();
+        assert!(
+            matches!(&flat[..], [LogicalStep::Filter(_), LogicalStep::Project(e, _)] if e[0].to_string() == "upper(lower(t)) = lower(t)"),
+            "{flat:?}"
+        );
+        assert_eq!(shared(&[filter, first.clone(), last]), ["upper(lower(t))", "lower(t)"]);
+        let behind = LogicalStep::Filter(col("__common_expr_1").eq(lit("x")));
+        let flat = flattened(&input(), &[first, behind]).unwrap();
+        assert!(
+            matches!(&flat[..], [LogicalStep::Filter(e), LogicalStep::Project(..)] if e.to_string() == "lower(t) = Utf8(\"x\")"),
+            "{flat:?}"
         );
     }
 

@@ -21,6 +21,8 @@ use crate::operators::{EpochMark, OpCx, Output, PORT_MAIN, Progress, SLICE_ROWS}
 
 /// What an action costs besides its rows, so that a call ends among very many small windows too.
 const ACTION_ROWS: usize = 32;
+/// A row that is merged into the table of a window costs as much as so many that are emitted: it is looked for there, and may make it grow.
+const MERGED_ROW_COST: usize = 4;
 
 /// Work at a mark that is not done yet.
 #[derive(Debug, Default)]
@@ -252,8 +254,8 @@ impl WindowAggregate {
                     // Merging may replace values that slots on the list still refer to.
                     self.flush(cx, out)?;
                 }
-                let next = self.merge(from, into, cursor, rows_max, cx.shard);
-                let cost = self.firing.records.len();
+                let next = self.merge(from, into, cursor, rows_max.div_ceil(MERGED_ROW_COST), cx.shard);
+                let cost = self.firing.records.len() * MERGED_ROW_COST;
                 if drops && self.aggregates.needs_forget() {
                     // The merged groups own copies of what these had outside their slots.
                     self.aggregates.forget(cx.shard, from, &self.firing.records);
