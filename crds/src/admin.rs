@@ -23,8 +23,18 @@ pub const WORK_DIRECTORY: &str = "/var/lib/tiderace";
 /// Environment variable with the deploy epoch of the pod: it grows with every start that the operator orders, and a worker refuses calls of another epoch.
 pub const EPOCH_VARIABLE: &str = "TIDERACE_DEPLOY_EPOCH";
 
+/// Environment variable with the collector that a worker's spans go to, `http://HOST:PORT`; none are sent without it.
+pub const OTLP_VARIABLE: &str = "TIDERACE_OTLP_ENDPOINT";
+
+/// Environment variable with what the spans' resource is called besides, `KEY=VALUE,KEY=VALUE`, as OpenTelemetry has it.
+pub const OTLP_ATTRIBUTES_VARIABLE: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
 /// Header of any call with the deploy epoch that the caller means; a worker of another one answers 409 and does nothing.
 pub const EPOCH_HEADER: &str = "tiderace-deploy-epoch";
+
+/// Header of an operator's call with its fencing token: it grows with each change of hands among operators. A worker answers 409 to an order with a
+/// lower one than it has heard, and keeps the highest in its working directory.
+pub const TOKEN_HEADER: &str = "tiderace-operator-token";
 
 /// The largest body of a request, bytes; a larger one is answered with 413.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -176,7 +186,7 @@ pub struct StopRequest {
     pub mode: StopMode,
 }
 
-/// `GET /v1/exceptions`: the last errors and bad rows, newest last, at most [`EXCEPTIONS_MAX`].
+/// `GET /v1/exceptions`: the last errors and bad rows, newest last, at most [`EXCEPTIONS_MAX`]: one entry for each operator and code.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ExceptionsReply {
@@ -187,14 +197,17 @@ pub struct ExceptionsReply {
 /// How many exceptions a worker keeps.
 pub const EXCEPTIONS_MAX: usize = 100;
 
-/// One error or bad row.
+/// Errors or bad rows of one cause at one operator.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Exception {
-    /// Unix milliseconds.
+    /// When it last came, Unix milliseconds.
     pub at_ms: i64,
-    /// What it was.
+    /// The operator, source or sink of the plan that it came from; absent where it is the whole job's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// What it was; of several, the last: for a bad row, where it came from, without the row itself.
     pub problem: Problem,
-    /// How often it came in a row.
+    /// How often it came since the start.
     pub count: u64,
 }

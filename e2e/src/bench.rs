@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
-use tiderace_crds::admin::ADMIN_PORT;
+use tiderace_crds::admin::{ADMIN_PORT, HEALTH_PORT as WORKER_HEALTH_PORT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cluster::{Cluster, cache};
@@ -122,6 +122,7 @@ async fn measure(cluster: &Cluster, jobs: usize) -> Result<Figures> {
         tokio::task::spawn_local(log_end("kubelet", play_kubelet(cluster.client(), workers.clone()))),
         tokio::task::spawn_local(log_end("certificates", follow_certificates(cluster.client(), certificates.clone()))),
         tokio::task::spawn_local(log_end("workers", play_workers(certificates, workers))),
+        tokio::task::spawn_local(log_end("probes", play_probes())),
     ];
     let outcome = async {
         let operator = start_operator(cluster).await?;
@@ -411,6 +412,24 @@ async fn play_workers(certificates: Arc<Certificates>, workers: Workers) -> Resu
                 "HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                 body.len()
             );
+            // A client that has gone away needs no answer.
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        });
+    }
+}
+
+/// Answers every request on the plain port as `/readyz` of a worker that runs.
+async fn play_probes() -> Result<()> {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, WORKER_HEALTH_PORT)).await?;
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            let mut request = vec![0; 4096];
+            if !matches!(stream.read(&mut request).await, Ok(length) if length > 0) {
+                return;
+            }
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\nRunning\n";
             // A client that has gone away needs no answer.
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.shutdown().await;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tiderace_e2e::cluster::{self, Cluster};
-use tiderace_e2e::{bench, charts, install, runner, scenarios};
+use tiderace_e2e::{bench, charts, install, runner, scenarios, storm};
 
 /// Tests of the whole product on a real Kubernetes.
 #[derive(Parser)]
@@ -46,6 +46,21 @@ enum Order {
         #[arg(long, default_value_t = 1000)]
         jobs: usize,
     },
+    /// Break things by chance while jobs are changed, and see that none has two workers and each ends as it should.
+    Chaos {
+        /// How long.
+        #[arg(long, default_value_t = 5)]
+        minutes: u64,
+        /// Gives the order of events; a failed run names its own.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Nodes of the cluster.
+        #[arg(long, default_value_t = 4)]
+        nodes: usize,
+        /// Keep the cluster.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Compare deploy/tiderace.yaml with the charts; with UPDATE=1, write it anew.
     Render,
 }
@@ -77,6 +92,16 @@ async fn run(order: Order) -> Result<ExitCode> {
                 return Ok(code);
             }
             bench::run(jobs).await?;
+        }
+        Order::Chaos { minutes, seed, nodes, keep } => {
+            if let Some(code) = skipped() {
+                return Ok(code);
+            }
+            let outcome = async { storm::run(&up(nodes).await?, minutes, seed).await }.await;
+            if !keep {
+                Cluster::down()?;
+            }
+            outcome?;
         }
         Order::Render => charts::check_rendered(&cluster::checkout(), std::env::var_os("UPDATE").is_some())?,
         Order::Up { nodes } => {

@@ -7,7 +7,10 @@ mod chaos;
 mod faults;
 mod helm;
 mod life;
+mod neighbours;
 mod observability;
+mod owned;
+mod plugin;
 mod rules;
 mod storage;
 
@@ -47,9 +50,16 @@ pub const ALL: &[Scenario] = &[
     shared!(faults::unschedulable_pod),
     shared!(faults::missing_secret),
     shared!(faults::template_that_breaks_the_security_standard),
+    shared!(owned::deleted_objects_come_back),
+    shared!(owned::changed_secret_and_statements),
+    shared!(plugin::plugin_commands),
+    shared!(neighbours::seccomp_profile_of_the_node),
     shared!(storage::volume_grows),
     shared!(storage::volume_outlives_the_job),
     shared!(rules::api_server_refuses_what_the_rules_refuse),
+    alone!(life::ready_and_suspended_in_time),
+    alone!(neighbours::monitoring_objects),
+    alone!(neighbours::webhook_by_cert_manager),
     alone!(chaos::operator_killed),
     alone!(chaos::api_server_killed),
     alone!(chaos::paused_operator_comes_back),

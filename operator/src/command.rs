@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use axum::http::Uri;
 use clap::{Parser, Subcommand, ValueEnum};
+use tiderace_telemetry::Endpoint;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -87,6 +88,14 @@ pub struct RunArgs {
     /// How log lines are written; RUST_LOG says which
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+
+    /// A collector that gets the operator's spans, OTLP over HTTP: http://HOST:PORT
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<Endpoint>,
+
+    /// A collector for the spans of workers, given to them when they are started
+    #[arg(long, value_name = "URL")]
+    pub worker_otlp_endpoint: Option<Endpoint>,
 
     /// Jobs that are looked at at the same time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -196,10 +205,13 @@ mod tests {
             "--webhook-service=w",
             "--webhook-configuration=w",
             "--planner-url=http://planner.tiderace.svc:8080",
+            "--otlp-endpoint=http://collector:4318",
+            "--worker-otlp-endpoint=http://collector:4318",
         ])
         .unwrap();
         let Command::Run(run) = cli.command else { panic!("{:?}", cli.command) };
         assert_eq!(run.watch_namespaces, ["x", "y"]);
         assert!(Cli::try_parse_from(["tiderace-operator", "run", "--planner-url=https://x"]).is_err());
+        assert!(Cli::try_parse_from(["tiderace-operator", "run", "--otlp-endpoint=https://x"]).is_err());
     }
 }

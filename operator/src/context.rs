@@ -36,6 +36,8 @@ pub struct Options {
     pub planner_url: Option<Uri>,
     /// How long a job that runs, and of which no watch reports a change, is looked at by asking its worker alone; never when zero.
     pub whole_pass_interval: Duration,
+    /// A collector for the spans of workers.
+    pub worker_otlp_endpoint: Option<String>,
     /// How long certificates live.
     pub lifetimes: Lifetimes,
 }
@@ -77,8 +79,26 @@ pub type JobKey = (String, String);
 struct Quiet {
     /// How often a watch reported a change.
     changes: u64,
-    /// The running worker, and when the next whole pass is due; none while there is something to do.
-    worker: Option<(IpAddr, Instant)>,
+    /// What to look at, and when the next whole pass is due; none while there is something to do.
+    glance: Option<(Glance, Instant)>,
+}
+
+/// What is looked at of a job that runs and of which no watch reports a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// The running worker.
+    pub worker: IpAddr,
+    /// Where the statements come from, if not from the manifest.
+    pub statements: Option<StatementsVersion>,
+}
+
+/// A user's ConfigMap with statements, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatementsVersion {
+    /// Its name.
+    pub config_map: String,
+    /// Its resourceVersion.
+    pub resource_version: String,
 }
 
 /// What is remembered of a job between two passes. All of it can be found out again.
@@ -153,7 +173,7 @@ impl Context {
         let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         let job = quiet.entry(key).or_default();
         job.changes += 1;
-        job.worker = None;
+        job.glance = None;
     }
 
     /// How many changes were reported of the job.
@@ -161,20 +181,20 @@ impl Context {
         self.quiet.lock().unwrap_or_else(PoisonError::into_inner).get(key).map_or(0, |job| job.changes)
     }
 
-    /// A whole pass, begun when `changes` had been reported, found nothing to do: until the next change only the worker is asked.
-    pub fn set_quiet(&self, key: &JobKey, changes: u64, worker: IpAddr) {
+    /// A whole pass, begun when `changes` had been reported, found nothing to do: until the next change no more than this is looked at.
+    pub fn set_quiet(&self, key: &JobKey, changes: u64, glance: Glance) {
         let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         let job = quiet.entry(key.clone()).or_default();
         if job.changes == changes && !self.options.whole_pass_interval.is_zero() {
-            job.worker = Some((worker, Instant::now() + self.options.whole_pass_interval));
+            job.glance = Some((glance, Instant::now() + self.options.whole_pass_interval));
         }
     }
 
-    /// The worker to ask, where nothing else needs to be looked at.
-    pub fn quiet_worker(&self, key: &JobKey) -> Option<IpAddr> {
+    /// What to look at, where nothing else needs to be.
+    pub fn quiet(&self, key: &JobKey) -> Option<Glance> {
         let quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
-        let (worker, until) = quiet.get(key)?.worker?;
-        (Instant::now() < until).then_some(worker)
+        let (glance, until) = quiet.get(key)?.glance.as_ref()?;
+        (Instant::now() < *until).then(|| glance.clone())
     }
 
     /// Forgets the changes of a job that is gone.
@@ -185,6 +205,11 @@ impl Context {
     /// Forgets a job that is gone.
     pub fn forget(&self, uid: &str) {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Whether it is known what became of the last check: it was planned at once.
+    pub fn has_remembered_check(&self, uid: &str) -> bool {
+        self.remember(uid, |memory| memory.check.is_some())
     }
 
     /// What became of the check `key`, where that is remembered and still true.

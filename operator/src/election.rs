@@ -2,7 +2,8 @@
 //!
 //! A candidate remembers the Lease's version and *its own* clock's moment of seeing it change; it takes the Lease over only when it hasn't changed
 //! for the Lease's duration by that clock, so clocks of different machines are never compared. Every write carries the version that was read: of two
-//! candidates one is refused. `leaseTransitions` is the fencing token: it grows with each change of hands.
+//! candidates one is refused. `leaseTransitions` is the fencing token: it grows with each change of hands. A Lease that is made anew, after somebody
+//! deleted the old one, begins with the seconds since 2024: more than any that the old one can have come to, so that workers take its holder's orders.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,14 +22,46 @@ pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it is looked at.
 pub const RETRY: Duration = Duration::from_secs(2);
 
+/// 2024-01-01T00:00:00Z, Unix seconds.
+const TOKENS_SINCE: i64 = 1_704_067_200;
+
+/// A clock of this machine that never goes back: the time since it was made.
+#[derive(Clone)]
+pub struct Monotonic(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl std::fmt::Debug for Monotonic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Monotonic({:?})", self.now())
+    }
+}
+
+impl Default for Monotonic {
+    fn default() -> Self {
+        let start = Instant::now();
+        Self(Arc::new(move || start.elapsed()))
+    }
+}
+
+impl Monotonic {
+    /// A test's: milliseconds that only grow.
+    #[must_use]
+    pub fn test(ms: Arc<AtomicU64>) -> Self {
+        Self(Arc::new(move || Duration::from_millis(ms.load(Ordering::SeqCst))))
+    }
+
+    fn now(&self) -> Duration {
+        (self.0)()
+    }
+}
+
 /// Whether this process leads, for whoever is about to act.
 #[derive(Clone, Debug)]
 pub struct Leadership(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    start: Instant,
-    /// Milliseconds after `start` until which this process leads; 0 when it doesn't.
+    clock: Monotonic,
+    /// Milliseconds of `clock` until which this process leads; 0 when it doesn't.
     until_ms: AtomicU64,
     token: AtomicU64,
     always: AtomicBool,
@@ -36,17 +69,18 @@ struct State {
 
 impl Default for Leadership {
     fn default() -> Self {
-        let state = State {
-            start: Instant::now(),
-            until_ms: AtomicU64::new(0),
-            token: AtomicU64::new(0),
-            always: AtomicBool::new(false),
-        };
-        Self(Arc::new(state))
+        Self::by_clock(Monotonic::default())
     }
 }
 
 impl Leadership {
+    /// Not held yet, by a clock of the caller's.
+    #[must_use]
+    pub fn by_clock(clock: Monotonic) -> Self {
+        let state = State { clock, until_ms: AtomicU64::new(0), token: AtomicU64::new(0), always: AtomicBool::new(false) };
+        Self(Arc::new(state))
+    }
+
     /// For a process that is alone, as in tests.
     #[must_use]
     pub fn alone() -> Self {
@@ -68,11 +102,15 @@ impl Leadership {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.0.clock.now().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn hold(&self, since: Instant, token: u64) {
-        let until = since.saturating_duration_since(self.0.start) + RENEW_DEADLINE;
+    fn now(&self) -> Duration {
+        self.0.clock.now()
+    }
+
+    fn hold(&self, since: Duration, token: u64) {
+        let until = since + RENEW_DEADLINE;
         self.0.token.store(token, Ordering::SeqCst);
         self.0.until_ms.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
@@ -89,7 +127,7 @@ pub struct Candidate {
     identity: String,
     leadership: Leadership,
     /// The version last seen, and when it was first seen.
-    seen: Option<(String, Instant)>,
+    seen: Option<(String, Duration)>,
 }
 
 impl Candidate {
@@ -101,7 +139,7 @@ impl Candidate {
 
     /// Tries once: `true` when this process leads now.
     pub async fn attempt(&mut self) -> Result<bool, kube::Error> {
-        let asked = Instant::now();
+        let asked = self.leadership.now();
         let Some(lease) = self.leases.get_opt(&self.name).await? else {
             let lease = Lease {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
@@ -115,7 +153,7 @@ impl Candidate {
         }
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
-        let unchanged_for = self.seen.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        let unchanged_for = self.seen.as_ref().map_or(Duration::ZERO, |(_, at)| asked.saturating_sub(*at));
         let duration =
             spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map_or(LEASE_DURATION, Duration::from_secs);
         let is_mine = holder == self.identity;
@@ -131,22 +169,27 @@ impl Candidate {
     fn claim(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
         let now = Some(MicroTime(Timestamp::now()));
         let is_mine = old.is_some_and(|s| s.holder_identity.as_deref() == Some(self.identity.as_str()));
-        let transitions = old.and_then(|s| s.lease_transitions).unwrap_or(0);
+        let first = i32::try_from(Timestamp::now().as_second() - TOKENS_SINCE).unwrap_or(i32::MAX / 2).max(1);
+        let transitions = old.and_then(|s| s.lease_transitions);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
             acquire_time: if is_mine { old.and_then(|s| s.acquire_time.clone()) } else { now.clone() },
             renew_time: now,
-            lease_transitions: Some(if is_mine { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(match transitions {
+                Some(number) if is_mine => number,
+                Some(number) => number.saturating_add(1),
+                None => first,
+            }),
             ..LeaseSpec::default()
         }
     }
 
-    fn written(&mut self, asked: Instant, result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+    fn written(&mut self, asked: Duration, result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
         match result {
             Ok(lease) => {
                 let token = lease.spec.and_then(|s| s.lease_transitions).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-                self.seen = lease.metadata.resource_version.map(|version| (version, Instant::now()));
+                self.seen = lease.metadata.resource_version.map(|version| (version, self.leadership.now()));
                 self.leadership.hold(asked, token);
                 Ok(true)
             }

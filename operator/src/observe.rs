@@ -15,7 +15,7 @@ use tiderace_crds::admin::PlanCheckReply;
 use tiderace_crds::{DesiredState, MemorySize, StreamingJobStatus, UpgradeMode};
 
 use crate::certificates::{self, Contents};
-use crate::context::Context;
+use crate::context::{Context, StatementsVersion};
 use crate::decide::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Trouble, Worker};
 use crate::names::{self, EPOCH_LABEL, JOB_LABEL, RENDERED_ANNOTATION, REVISION_ANNOTATION};
 use crate::pod_facts;
@@ -32,6 +32,8 @@ pub struct Scene {
     pub observed: Observed,
     /// The statements of the manifest; none where they can't be had.
     pub statements: Option<String>,
+    /// The ConfigMap that they came from, if they did.
+    pub statements_version: Option<StatementsVersion>,
     /// The worker that answered, or would.
     pub worker: Option<worker_client::Target>,
     /// What is in the Secret with the authority, and in the worker's.
@@ -51,12 +53,12 @@ impl Context {
         )
         .await;
         let (set, pods) = (set?, pods?);
-        let (statements, mut target) = match statements? {
-            Ok(text) => {
+        let (statements, statements_version, mut target) = match statements? {
+            Ok((text, version)) => {
                 let target = self.target(job, &text);
-                (Some(text), target)
+                (Some(text), version, target)
             }
-            Err(trouble) => (None, Target::Missing(trouble)),
+            Err(trouble) => (None, None, Target::Missing(trouble)),
         };
         let mut foreign = set.as_ref().and_then(|set| foreign(set, &job.uid));
         let set = set.as_ref().map(set_facts);
@@ -105,13 +107,13 @@ impl Context {
             namespace_is_terminating: self.namespace_is_terminating(&job.uid),
             token: self.leadership.token(),
         };
-        Ok(Scene { observed, statements, worker, secrets })
+        Ok(Scene { observed, statements, statements_version, worker, secrets })
     }
 
     /// The statements, inline or from the ConfigMap that the manifest names.
-    async fn statements(&self, job: &Job) -> Result<Result<String, Trouble>, kube::Error> {
+    async fn statements(&self, job: &Job) -> Result<Result<(String, Option<StatementsVersion>), Trouble>, kube::Error> {
         if let Some(text) = &job.spec.sql.inline {
-            return Ok(Ok(text.clone()));
+            return Ok(Ok((text.clone(), None)));
         }
         let Some(at) = &job.spec.sql.config_map_key_ref else {
             return Ok(Err(Trouble::new("ConfigMapMissing", "spec.sql names neither statements nor a ConfigMap")));
@@ -124,7 +126,11 @@ impl Context {
             );
             return Ok(Err(Trouble::new("ConfigMapMissing", text)));
         };
-        Ok(map.data.and_then(|mut data| data.remove(&at.key)).ok_or_else(|| {
+        let version = map
+            .metadata
+            .resource_version
+            .map(|resource_version| StatementsVersion { config_map: at.name.clone(), resource_version });
+        Ok(map.data.and_then(|mut data| data.remove(&at.key)).map(|text| (text, version)).ok_or_else(|| {
             Trouble::new(
                 "ConfigMapMissing",
                 format!("the ConfigMap {} of spec.sql.configMapKeyRef has no key {}", at.name, at.key),
@@ -173,6 +179,7 @@ impl Context {
             image,
             image_pull_policy: self.options.image_pull_policy.as_deref(),
             operator_namespace: &self.options.operator_namespace,
+            otlp_endpoint: self.options.worker_otlp_endpoint.as_deref(),
         }
     }
 
@@ -273,6 +280,7 @@ impl Context {
             address,
             server_name: names::server_name(&job.name, &job.namespace),
             identity: Arc::new(identity),
+            token: self.leadership.token(),
         };
         let said = match self.workers.status(&target).await {
             Ok(said) => Worker::Status(said),

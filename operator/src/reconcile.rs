@@ -11,8 +11,8 @@ use tiderace_crds::admin::WorkerState;
 use tiderace_crds::{StreamingJobSpec, StreamingJobStatus};
 use tracing::Instrument;
 
-use crate::context::Context;
-use crate::decide::{Job, POLL_MS, Worker, decide, is_true};
+use crate::context::{Context, Glance, StatementsVersion};
+use crate::decide::{Action, Job, POLL_MS, Worker, decide, is_true};
 use crate::execute::ExecuteError;
 use crate::names::{self, FINALIZER, STATUS_MANAGER};
 
@@ -64,9 +64,24 @@ pub async fn reconcile_job(trigger: Arc<DynamicObject>, context: Arc<Context>) -
     let span = tracing::info_span!("reconcile", job = %name, %namespace);
     let start = Instant::now();
     context.metrics.begin();
-    let result = pass(&trigger, &context).instrument(span).await;
+    let result = match glance(&namespace, &name, &context).await {
+        // A thousand of these a minute say nothing that a collector should keep.
+        Some(requeue) => Ok(requeue),
+        None => pass(&trigger, &context).instrument(span).await,
+    };
     context.metrics.end("StreamingJob", start.elapsed().as_secs_f64(), result.as_ref().err().map(ReconcileError::label));
     result
+}
+
+/// A look at a job that runs and of which nothing is reported; `None` where a whole pass is needed.
+async fn glance(namespace: &str, name: &str, context: &Context) -> Option<Requeue> {
+    if !context.leadership.is_held() {
+        return None;
+    }
+    let glance = context.quiet(&(namespace.to_owned(), name.to_owned()))?;
+    let is_as_before = matches!(context.workers.is_running(glance.worker).await, Ok(true))
+        && has_same_statements(context, namespace, glance.statements.as_ref()).await;
+    is_as_before.then(|| Requeue::requeue(Duration::from_millis(POLL_MS)))
 }
 
 async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, ReconcileError> {
@@ -75,11 +90,6 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
         return Err(ExecuteError::NotLeading.into());
     }
     let key = (namespace.clone(), name.clone());
-    if let Some(worker) = context.quiet_worker(&key)
-        && matches!(context.workers.is_running(worker).await, Ok(true))
-    {
-        return Ok(Requeue::requeue(Duration::from_millis(POLL_MS)));
-    }
     let changes = context.changes(&key);
     // The trigger comes from a cache that may be behind our own last write.
     let api = context.api(names::API_VERSION, "StreamingJob", &namespace);
@@ -100,10 +110,11 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
         context.metrics.forget(&uid);
         return Ok(Requeue::await_change());
     }
-    let scene = context.observe(&job, &before).await.map_err(Box::new)?;
+    let scene = context.observe(&job, &before).instrument(tracing::info_span!("observe")).await.map_err(Box::new)?;
     let decision = decide(&job, &before, &scene.observed, context.now());
     context.metrics.show(&job, &decision.status);
-    let result = context.execute(&job, &object, &before, &scene, &decision).await;
+    let span = tracing::info_span!("execute", actions = decision.actions.len(), phase = ?decision.status.phase);
+    let result = context.execute(&job, &object, &before, &scene, &decision).instrument(span).await;
     match &result {
         Ok(()) => {
             // What was refused is shown until an action goes well, not until there is none.
@@ -134,9 +145,22 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
         && let (Some(worker), Worker::Status(said)) = (&scene.worker, &scene.observed.worker)
         && said.state == WorkerState::Running
     {
-        context.set_quiet(&key, changes, worker.address);
+        context.set_quiet(&key, changes, Glance { worker: worker.address, statements: scene.statements_version.clone() });
     }
-    Ok(Requeue::requeue(Duration::from_millis(decision.requeue_ms.max(50))))
+    let mut wait_ms = decision.requeue_ms;
+    if decision.actions.contains(&Action::StartCheck) && context.has_remembered_check(&uid) {
+        // A worker or a planner has planned at once: no watch tells.
+        wait_ms = 0;
+    }
+    Ok(Requeue::requeue(Duration::from_millis(wait_ms.max(50))))
+}
+
+/// Whether the ConfigMap that a job takes its statements from is the one that was read. It is the user's, without a label of ours, and so it is asked
+/// for and not watched: a watch of all ConfigMaps would make the operator's memory grow with the cluster.
+async fn has_same_statements(context: &Context, namespace: &str, read: Option<&StatementsVersion>) -> bool {
+    let Some(read) = read else { return true };
+    let found = context.api("v1", "ConfigMap", namespace).get_metadata_opt(&read.config_map).await;
+    matches!(found, Ok(Some(found)) if found.metadata.resource_version.as_deref() == Some(read.resource_version.as_str()))
 }
 
 /// A custom resource that the API server took and this operator can't read: of a newer version, or with a value that no rule refuses.

@@ -10,9 +10,11 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, DynamicObject};
-use kube::core::PartialObjectMeta;
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, reflector};
@@ -38,12 +40,27 @@ use crate::{count_requests, webhook};
 const DEFINITIONS_RETRY: Duration = Duration::from_secs(2);
 /// How long a running job of which no watch reports anything is looked at by a glance at its worker alone.
 const WHOLE_PASS_INTERVAL: Duration = Duration::from_secs(300);
+/// How often the API server is asked for a kind that jobs can do without.
+const MISSING_KIND_RETRY: Duration = Duration::from_secs(60);
+/// How long the end of the process waits for its last spans to be sent.
+const SPANS_PATIENCE: Duration = Duration::from_secs(2);
 /// Changes of one job within this are one pass.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// Runs until SIGTERM, or until another operator leads. `Ok(false)` in the second case: the process must not go on.
 pub async fn run(args: RunArgs) -> Result<bool> {
-    start_log(args.log_format);
+    let ended = CancellationToken::new();
+    let spans = start_log(&args).map(|exporter| tokio::spawn(exporter.run(ended.clone().cancelled_owned())));
+    let result = serve(args).await;
+    ended.cancel();
+    if let Some(spans) = spans {
+        // What is left of them; a collector that is away holds up nobody.
+        let _sent = tokio::time::timeout(SPANS_PATIENCE, spans).await;
+    }
+    result
+}
+
+async fn serve(args: RunArgs) -> Result<bool> {
     // Another library may have chosen it already; it is the same one.
     let _already = rustls::crypto::ring::default_provider().install_default();
     let stop = CancellationToken::new();
@@ -71,6 +88,7 @@ pub async fn run(args: RunArgs) -> Result<bool> {
         operator_namespace: args.lease_namespace.clone(),
         planner_url: args.planner_url.clone(),
         whole_pass_interval: WHOLE_PASS_INTERVAL,
+        worker_otlp_endpoint: args.worker_otlp_endpoint.as_ref().map(ToString::to_string),
         lifetimes,
     };
     let context =
@@ -118,15 +136,28 @@ pub async fn run(args: RunArgs) -> Result<bool> {
     Ok(true)
 }
 
-fn start_log(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
+/// Log lines to stderr, and spans to a collector where there is one.
+fn start_log(args: &RunArgs) -> Option<tiderace_telemetry::Exporter> {
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, fmt, registry};
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_client=error"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second subscriber in one process is refused; the first stays.
-    let _already = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let lines = match args.log_format {
+        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
+    let source = tiderace_telemetry::Source {
+        service: "tiderace-operator".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        attributes: vec![
+            ("service.instance.id".to_owned(), args.identity.clone().unwrap_or_else(own_name)),
+            ("k8s.namespace.name".to_owned(), args.lease_namespace.clone()),
+        ],
+    };
+    let (spans, exporter) = args.otlp_endpoint.clone().map(|endpoint| tiderace_telemetry::export(endpoint, source, None)).unzip();
+    // A second subscriber in one process is refused; the first stays.
+    let _already = registry().with(filter).with(lines).with(spans).try_init();
+    exporter
 }
 
 async fn stop_on_signal(stop: CancellationToken) {
@@ -209,6 +240,17 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
     controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context));
     controller =
         controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context));
+    // What a job owns and nothing else touches: a deletion by somebody else is put right at once.
+    controller = controller.watches_stream(changes::<Secret>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<ServiceAccount>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<NetworkPolicy>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller =
+        controller.watches_stream(changes::<PodDisruptionBudget>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream_with(
+        pod_monitors(client.clone(), namespace.clone()),
+        job_of_object(resource.clone(), Arc::clone(&context)),
+        pod_monitor(),
+    );
     // Failed passes are logged and tried again by `after_error`.
     controller.run(reconcile_job, after_error, context).for_each(async |_| {}).await;
 }
@@ -252,6 +294,32 @@ where
     };
     let config = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}"));
     heard(watcher(api, config).backoff(watch_backoff()).touched_objects())
+}
+
+fn pod_monitor() -> ApiResource {
+    resource("monitoring.coreos.com/v1", "PodMonitor")
+}
+
+/// PodMonitors that changed, where the cluster has such a kind: its definition may come at any time.
+fn pod_monitors(
+    client: Client,
+    namespace: Option<String>,
+) -> impl Stream<Item = Result<PartialObjectMeta<DynamicObject>, watcher::Error>> + Send {
+    let kind = pod_monitor();
+    futures::stream::once(async move {
+        let asked = dynamic_api(&client, namespace.as_deref(), &kind);
+        while let Err(error) = asked.list_metadata(&kube::api::ListParams::default().limit(1)).await {
+            tracing::debug!(%error, "PodMonitors can't be watched");
+            tokio::time::sleep(MISSING_KIND_RETRY).await;
+        }
+        let api: Api<PartialObjectMeta<DynamicObject>> = match namespace.as_deref() {
+            Some(namespace) => Api::namespaced_with(client, namespace, &kind),
+            None => Api::all_with(client, &kind),
+        };
+        let config = watcher::Config::default().labels(&format!("{MANAGED_BY_LABEL}={FIELD_MANAGER}"));
+        heard(watcher(api, config).backoff(watch_backoff()).touched_objects())
+    })
+    .flatten()
 }
 
 /// How long a watch waits before it is made again. The API server is back within seconds mostly, and then changes wait for us.
@@ -303,9 +371,20 @@ where
     K: kube::Resource<DynamicType = ()> + 'static,
 {
     let (resource, context) = (resource.clone(), Arc::clone(context));
-    move |object| {
-        let name = object.metadata.labels.as_ref()?.get(JOB_LABEL)?.clone();
-        context.mark_changed((object.metadata.namespace.clone()?, name.clone()));
-        Some(ObjectRef::new_with(&name, resource.clone()).within(object.metadata.namespace.as_deref()?))
-    }
+    move |object| owner(&object.metadata, &resource, &context)
+}
+
+/// The same for a kind that may be missing.
+fn job_of_object(
+    resource: ApiResource,
+    context: Arc<Context>,
+) -> impl Fn(PartialObjectMeta<DynamicObject>) -> Option<ObjectRef<DynamicObject>> + Send + Sync {
+    move |object| owner(&object.metadata, &resource, &context)
+}
+
+fn owner(metadata: &ObjectMeta, resource: &ApiResource, context: &Context) -> Option<ObjectRef<DynamicObject>> {
+    let name = metadata.labels.as_ref()?.get(JOB_LABEL)?.clone();
+    let namespace = metadata.namespace.as_deref()?;
+    context.mark_changed((namespace.to_owned(), name.clone()));
+    Some(ObjectRef::new_with(&name, resource.clone()).within(namespace))
 }

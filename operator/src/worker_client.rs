@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tiderace_crds::admin::{ADMIN_PORT, HEALTH_PORT, PlanCheckReply, PlanCheckRequest, StatusReply, StopRequest};
+use tiderace_crds::admin::{ADMIN_PORT, HEALTH_PORT, PlanCheckReply, PlanCheckRequest, StatusReply, StopRequest, TOKEN_HEADER};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -37,6 +37,8 @@ pub struct Target {
     pub server_name: String,
     /// The operator's certificate for this job.
     pub identity: Arc<ClientIdentity>,
+    /// The operator's fencing token: a worker that has heard a higher one refuses orders.
+    pub token: u64,
 }
 
 /// Why a call gave nothing.
@@ -86,7 +88,7 @@ impl Workers for Network {
             let address = SocketAddr::new(address, HEALTH_PORT);
             let call = async {
                 let stream = TcpStream::connect(address).await.map_err(|e| CallError::Unreachable(format!("{address}: {e}")))?;
-                exchange(TokioIo::new(stream), &address.to_string(), Method::GET, "/readyz", None::<&()>).await
+                exchange(TokioIo::new(stream), &address.to_string(), None, Method::GET, "/readyz", None::<&()>).await
             };
             // The body is the worker's state. Anything else than this is looked at by a whole pass.
             Ok(within(CALL_TIME_MAX, call).await?.starts_with(b"Running"))
@@ -107,7 +109,7 @@ impl Workers for Network {
                 let authority = planner.authority().ok_or_else(|| CallError::Unreachable(format!("{planner} has no host")))?;
                 let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
                 let stream = TcpStream::connect(&address).await.map_err(|e| CallError::Unreachable(format!("{address}: {e}")))?;
-                exchange(TokioIo::new(stream), authority.as_str(), Method::POST, "/v1/plan:check", Some(request)).await
+                exchange(TokioIo::new(stream), authority.as_str(), None, Method::POST, "/v1/plan:check", Some(request)).await
             };
             answer(PLAN_TIME_MAX, call).await
         })
@@ -138,7 +140,7 @@ async fn over_tls<T: Serialize>(target: &Target, method: Method, path: &str, bod
         .connect(name, stream)
         .await
         .map_err(|e| CallError::Unreachable(format!("{address}: TLS: {e}")))?;
-    exchange(TokioIo::new(stream), &target.server_name, method, path, body).await
+    exchange(TokioIo::new(stream), &target.server_name, Some(target.token), method, path, body).await
 }
 
 fn tls(identity: &ClientIdentity) -> Result<ClientConfig, CallError> {
@@ -160,7 +162,14 @@ fn tls(identity: &ClientIdentity) -> Result<ClientConfig, CallError> {
         .map_err(|e| bad("tls.key", e.to_string()))
 }
 
-async fn exchange<S, T>(stream: S, host: &str, method: Method, path: &str, body: Option<&T>) -> Result<Bytes, CallError>
+async fn exchange<S, T>(
+    stream: S,
+    host: &str,
+    token: Option<u64>,
+    method: Method,
+    path: &str,
+    body: Option<&T>,
+) -> Result<Bytes, CallError>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     T: Serialize,
@@ -171,13 +180,11 @@ where
         None => Vec::new(),
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(lost)?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", host)
-        .header(CONTENT_TYPE, "application/json")
-        .body(axum::body::Body::from(body))
-        .map_err(|e| CallError::Unreachable(e.to_string()))?;
+    let mut request = Request::builder().method(method).uri(path).header("host", host).header(CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        request = request.header(TOKEN_HEADER, token);
+    }
+    let request = request.body(axum::body::Body::from(body)).map_err(|e| CallError::Unreachable(e.to_string()))?;
     // The connection is driven beside the call and dropped with it.
     let call = async {
         let response = sender.send_request(request).await.map_err(lost)?;

@@ -257,6 +257,14 @@ pub struct ServeArgs {
     /// Which messages are logged: error, warn, info, debug, or tracing's directives
     #[arg(long, value_name = "FILTER", default_value = "info", env = "TIDERACE_LOG", hide_env = true)]
     pub log_filter: String,
+
+    /// A collector that gets the spans, OTLP over HTTP: http://HOST:PORT
+    #[arg(long, value_name = "URL", env = admin::OTLP_VARIABLE, hide_env = true)]
+    pub otlp_endpoint: Option<tiderace_telemetry::Endpoint>,
+
+    /// What the spans' resource is called besides
+    #[arg(long, value_name = "KEY=VALUE,…", default_value = "", env = admin::OTLP_ATTRIBUTES_VARIABLE, hide_env = true, hide_default_value = true)]
+    pub otlp_attributes: String,
 }
 
 /// Arguments of `explain`.

@@ -131,6 +131,7 @@ pub async fn paused_operator_comes_back(space: Space) -> Result<()> {
     let old = install::leader(&cluster).await?;
     let old_uid = old.uid().context("no uid")?;
     let old_restarts = restarts(&old);
+    let old_token = token(&cluster).await?;
     cluster.signal_in_pod(&old_uid, "tiderace-operat", "-STOP")?;
     let outcome = async {
         let new = until("another operator leads", secs(60), async || {
@@ -165,7 +166,44 @@ pub async fn paused_operator_comes_back(space: Space) -> Result<()> {
     ensure!(epochs.1 == epochs.0.map(|e| e + 1), "one change, but the epoch went from {:?} to {:?}", epochs.0, epochs.1);
     let leader = install::leader(&cluster).await?;
     ensure!(leader.uid() == new.uid(), "the Lease wandered on");
+
+    // What the old one would have ordered, had it woken between its last look at the clock and its call: the worker has heard the new one's token.
+    let epoch = epochs.1.context("no epoch")?;
+    let refused = stop_order(&space, &job, old_token, epoch).await.err().context("an order of the old leader was taken")?;
+    ensure!(refused.contains("409") && refused.contains("TR-7016"), "the order was refused, but: {refused}");
+    job.writes_on().await?;
+    let token = token(&cluster).await?;
+    ensure!(token > old_token, "the token went from {old_token} to {token}");
+    stop_order(&space, &job, token, epoch).await.map_err(anyhow::Error::msg).context("the leader's own order")?;
     Ok(())
+}
+
+/// The fencing token: how often the Lease changed hands.
+async fn token(cluster: &Cluster) -> Result<u64> {
+    let leases = Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(cluster.client(), install::OPERATOR_NAMESPACE);
+    let spec = leases.get(install::OPERATOR).await?.spec.unwrap_or_default();
+    Ok(u64::try_from(spec.lease_transitions.context("the Lease has no transitions")?)?)
+}
+
+/// An order to stop by an operator with that token, over mTLS with the operator's own certificate for the job.
+async fn stop_order(space: &Space, job: &Job, token: u64, epoch: u64) -> Result<(), String> {
+    use tiderace_operator::worker_client::{Network, Target, Workers as _};
+    let prepared = async {
+        let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(space.client(), space.name());
+        let data = secrets.get(&format!("{}-ca", job.name())).await?.data.unwrap_or_default();
+        let contents = data.into_iter().map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect::<Result<_>>()?;
+        let identity = tiderace_operator::certificates::client_identity(&contents).context("no certificate")?;
+        let address = job.worker().await?.status.and_then(|s| s.pod_ip).context("no address")?.parse()?;
+        let server_name = tiderace_operator::names::server_name(job.name(), space.name());
+        anyhow::Ok(Target { address, server_name, identity: std::sync::Arc::new(identity), token })
+    };
+    let target = prepared.await.map_err(|error| format!("{error:#}"))?;
+    let order = tiderace_crds::admin::StopRequest {
+        operation_id: format!("e2e-{token}"),
+        epoch,
+        mode: tiderace_crds::admin::StopMode::Drain,
+    };
+    Network.stop(&target, &order).await.map_err(|error| error.to_string())
 }
 
 fn restarts(pod: &Pod) -> i32 {

@@ -36,6 +36,43 @@ pub async fn example_writes_rows(space: Space) -> Result<()> {
     Ok(())
 }
 
+/// Within this a job must be Ready after `kubectl apply`, and Suspended after it was asked, by the operator's own conditions.
+const READY_MAX_S: f64 = 10.0;
+const SUSPENDED_MAX_S: f64 = 5.0;
+
+/// When the condition Ready last changed, Unix seconds.
+fn ready_since(job: &Value) -> Result<f64> {
+    let conditions = job.pointer("/status/conditions").and_then(Value::as_array).context("no conditions")?;
+    let ready = conditions.iter().find(|c| c["type"] == "Ready").context("no condition Ready")?;
+    let at: jiff::Timestamp = ready["lastTransitionTime"].as_str().context("no time")?.parse()?;
+    Ok(at.as_second() as f64)
+}
+
+/// How long it takes when the machine does nothing else, and the image is there: three times, as times have whole seconds.
+pub async fn ready_and_suspended_in_time(space: Space) -> Result<()> {
+    let now = || jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    let mut worst = (0.0_f64, 0.0_f64, 0.0_f64);
+    for round in 0..3 {
+        let asked = now();
+        let job = Job::apply(&space, &manifest(&format!("timed-{round}"), &endless(1))).await?;
+        let ready = ready_since(&job.ready("Running").await?)? - asked;
+        let asked = now();
+        job.patch(json!({"state": "Suspended"})).await?;
+        let suspended = ready_since(&job.ready("Suspended").await?)? - asked;
+        let asked = now();
+        job.patch(json!({"state": "Running"})).await?;
+        let resumed = ready_since(&job.ready("Running").await?)? - asked;
+        worst = (worst.0.max(ready), worst.1.max(suspended), worst.2.max(resumed));
+        job.delete().await?;
+        job.gone(secs(90)).await?;
+    }
+    println!("        ready after {:.1} s, suspended after {:.1} s, resumed after {:.1} s, at worst", worst.0, worst.1, worst.2);
+    ensure!(worst.0 <= READY_MAX_S, "a job was ready after {:.1} s", worst.0);
+    ensure!(worst.1 <= SUSPENDED_MAX_S, "a job was suspended after {:.1} s", worst.1);
+    ensure!(worst.2 <= READY_MAX_S, "a resumed job was ready after {:.1} s", worst.2);
+    Ok(())
+}
+
 /// Suspended within seconds, its pod gone, healthy; running again when asked; suspended from the start.
 pub async fn suspend_and_resume(space: Space) -> Result<()> {
     let job = Job::apply(&space, &manifest("pauses", &endless(1))).await?;

@@ -121,6 +121,7 @@ codes! {
     PortUnavailable = 7013, Retryable, "A port can't be listened on";
     WrongEpoch = 7014, User, "A call that is meant for another start of the job";
     BadRequest = 7015, User, "A request that can't be answered";
+    StaleOperator = 7016, User, "An order of an operator that leads no more";
     // --- our bugs
     Internal = 9000, Fatal, "A bug of Tiderace";
     Datafusion = 9001, Fatal, "An error of the planner that has no code of its own";

@@ -117,8 +117,36 @@ pub struct RowAccounts {
     pub late: u64,
     /// Rows refused, by code.
     pub rejected: Vec<(crate::error::Code, u64)>,
+    /// The last row refused for each of these codes, to be shown to people.
+    pub last_rejected: Vec<LastRejected>,
     /// Rows waiting to go to [`PORT_REJECTED`]; the runtime takes them after each call.
     pub dead_letters: Vec<Rejected>,
+}
+
+/// The last row that a node refused for a cause: what was wrong and where, without the row itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastRejected {
+    /// The cause.
+    pub code: crate::error::Code,
+    /// One sentence, at most [`Self::MESSAGE_BYTES_MAX`] bytes.
+    pub message: String,
+    /// The file, topic or operator it came from, as bounded.
+    pub origin: String,
+    /// The line (from 1), offset or ordinal in `origin`.
+    pub position: Option<u64>,
+}
+
+impl LastRejected {
+    /// The longest text that is kept of a message or an origin.
+    pub const MESSAGE_BYTES_MAX: usize = 1024;
+
+    fn new(bad: Rejected) -> Self {
+        let short = |mut text: String| {
+            text.truncate(text.floor_char_boundary(Self::MESSAGE_BYTES_MAX));
+            text
+        };
+        Self { code: bad.code, message: short(bad.message), origin: short(bad.origin), position: bad.position }
+    }
 }
 
 impl RowAccounts {
@@ -136,6 +164,10 @@ impl RowAccounts {
         match self.rejected.iter_mut().find(|(code, _)| *code == bad.code) {
             Some((_, n)) => *n += 1,
             None => self.rejected.push((bad.code, 1)),
+        }
+        match self.last_rejected.iter_mut().find(|last| last.code == bad.code) {
+            Some(last) => *last = LastRejected::new(bad),
+            None => self.last_rejected.push(LastRejected::new(bad)),
         }
         Ok(())
     }

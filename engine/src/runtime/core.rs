@@ -509,7 +509,10 @@ impl Core {
             let inbox = &self.inboxes[at];
             (to.rows_in, to.rows_out, to.bytes_in) = (node.rows_in, node.rows_out, node.bytes_in);
             to.late_rows = node.accounts.late;
-            to.rejected.clone_from(&node.accounts.rejected);
+            if to.rejected != node.accounts.rejected {
+                to.rejected.clone_from(&node.accounts.rejected);
+                to.last_rejected.clone_from(&node.accounts.last_rejected);
+            }
             to.queued_bytes = inbox.queued_bytes() as u64;
             to.outbound_bytes = self.exchange.outbound_bytes(at);
             to.state_bytes = u64::try_from(node.state_bytes).unwrap_or(0);

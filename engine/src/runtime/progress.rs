@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::Code;
 use crate::ids::{Epoch, NodeId};
-use crate::operators::Watermark;
+use crate::operators::{LastRejected, Watermark};
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct NodeProgress {
     pub late_rows: u64,
     /// Rows refused, by code.
     pub rejected: Vec<(Code, u64)>,
+    /// The last row refused for each of these codes; over all cores, one of theirs.
+    pub last_rejected: Vec<LastRejected>,
     /// What its state tables hold, bytes; for a sink, what it holds back for the running epoch and its writer.
     pub state_bytes: u64,
     /// What waits in front of it, bytes.
@@ -146,6 +148,7 @@ impl NodeProgress {
             lag_us: None,
             late_rows: 0,
             rejected: Vec::new(),
+            last_rejected: Vec::new(),
             state_bytes: 0,
             queued_bytes: 0,
             outbound_bytes: 0,
@@ -171,6 +174,11 @@ impl NodeProgress {
             match self.rejected.iter_mut().find(|(mine, _)| mine == code) {
                 Some((_, sum)) => *sum += n,
                 None => self.rejected.push((*code, *n)),
+            }
+        }
+        for last in &other.last_rejected {
+            if !self.last_rejected.iter().any(|mine| mine.code == last.code) {
+                self.last_rejected.push(last.clone());
             }
         }
         self.state_bytes += other.state_bytes;

@@ -80,6 +80,7 @@ fn render(args: &RenderArgs) -> Result<()> {
         image: &image,
         image_pull_policy: None,
         operator_namespace: &args.operator_namespace,
+        otlp_endpoint: None,
     };
     let mut all = plan.settings(spec);
     all.push(plan.config_map()?);

@@ -35,8 +35,10 @@ use crate::names;
 pub const POLL_MS: u64 = 10_000;
 /// The same in the first minute of an epoch: short jobs end.
 pub const POLL_EARLY_MS: u64 = 1_000;
-/// How long to wait for something that a watch should report anyhow, milliseconds.
+/// How long to wait at first for something that a watch should report anyhow, milliseconds.
 const LOOK_AGAIN_MS: u64 = 1_000;
+/// The longest wait for such a thing: a thousand jobs that wait for nodes must not ask for the same thing every second.
+const LOOK_AGAIN_MS_MAX: u64 = 15_000;
 /// How long to wait for something that no watch reports, milliseconds.
 const ASK_AGAIN_MS: u64 = 300;
 /// How long between looks at a job that waits for a person, milliseconds.
@@ -344,7 +346,8 @@ impl Pass<'_> {
 
     fn wait_for(&mut self, verdict: &Verdict) {
         match verdict {
-            Verdict::Pending(_) => self.look_again(LOOK_AGAIN_MS),
+            // The end of the check is reported by a watch; what holds it up may not be.
+            Verdict::Pending(_) => self.look_again(MISSING_MS),
             Verdict::Missing(_) => self.look_again(MISSING_MS),
             Verdict::Refused(_) | Verdict::Valid { .. } | Verdict::Idle => {}
         }
@@ -419,6 +422,13 @@ impl Pass<'_> {
 
     fn look_again(&mut self, ms: u64) {
         self.requeue_ms = self.requeue_ms.min(ms);
+    }
+
+    /// Looks again after `least_ms`, ever more rarely the longer the step takes: a watch reports what it waits for.
+    fn look_again_patiently(&mut self, least_ms: u64) {
+        let waited = self.status.operation.as_ref().map_or(SignedDuration::ZERO, |o| self.now.duration_since(o.step_at.0));
+        let half = u64::try_from(waited.as_millis() / 2).unwrap_or(0);
+        self.look_again(half.clamp(least_ms, LOOK_AGAIN_MS_MAX));
     }
 
     fn look_again_at(&mut self, at: Timestamp) {

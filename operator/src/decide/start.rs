@@ -105,7 +105,7 @@ impl Pass<'_> {
                     seen: set.map(|set| set.resource_version.clone()),
                 });
             }
-            return self.look_again(LOOK_AGAIN_MS);
+            return self.look_again_patiently(LOOK_AGAIN_MS);
         }
         let pod = self.pod().cloned();
         let has_finished = matches!(&self.observed.worker, Worker::Status(said) if said.epoch == operation.to_epoch && said.state == WorkerState::Finished);
@@ -195,7 +195,10 @@ impl Pass<'_> {
             self.step(Step::Stopping);
             return self.advance(verdict);
         }
-        self.look_again(if pod.is_some_and(|p| p.is_running) { ASK_AGAIN_MS } else { LOOK_AGAIN_MS });
+        if may_roll_back && age <= i64::from(limit) {
+            self.look_again_at(operation.started_at.0 + SignedDuration::from_secs(i64::from(limit) + 1));
+        }
+        self.look_again_patiently(if pod.is_some_and(|p| p.is_running) { ASK_AGAIN_MS } else { LOOK_AGAIN_MS });
     }
 
     fn roll_back(&mut self, operation: &Operation, stable: &str, limit: u32, pod: Option<&PodFacts>, verdict: &Verdict) {
@@ -262,7 +265,7 @@ impl Pass<'_> {
             let operation = self.status.operation.clone().unwrap_or_else(|| operation.clone());
             return self.recreate(&operation);
         }
-        self.look_again(LOOK_AGAIN_MS);
+        self.look_again_patiently(LOOK_AGAIN_MS);
     }
 
     /// The step RecreatingStatefulSet: the size in a StatefulSet can't change, so it is made anew around its pods.

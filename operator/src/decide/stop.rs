@@ -52,7 +52,7 @@ impl Pass<'_> {
         self.scale_down();
         let is_down = self.observed.set.as_ref().is_none_or(|set| set.replicas == 0);
         if !is_down || !self.observed.pods.is_empty() {
-            return self.look_again(LOOK_AGAIN_MS);
+            return self.look_again_patiently(LOOK_AGAIN_MS);
         }
         if operation.kind == OperationKind::Suspend {
             if let Some(deployed) = &mut self.status.deployed {
@@ -114,7 +114,7 @@ impl Pass<'_> {
             if !is_down || !self.observed.pods.is_empty() {
                 if self.now < last {
                     self.look_again_at(last);
-                    return self.look_again(LOOK_AGAIN_MS);
+                    return self.look_again_patiently(LOOK_AGAIN_MS);
                 }
                 let message =
                     "pods of the job are still there (a lost node?); they go when their node is back or removed".to_owned();

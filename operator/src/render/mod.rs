@@ -45,6 +45,8 @@ pub struct Plan<'a> {
     pub image_pull_policy: Option<&'a str>,
     /// The namespace that the operator's own pods are in, for the NetworkPolicy.
     pub operator_namespace: &'a str,
+    /// A collector for the worker's spans: the operator's setting.
+    pub otlp_endpoint: Option<&'a str>,
 }
 
 /// A StatefulSet's size and place.
@@ -303,7 +305,20 @@ mod tests {
             image: "tiderace:1",
             image_pull_policy: None,
             operator_namespace: "tiderace-system",
+            otlp_endpoint: None,
         }
+    }
+
+    #[test]
+    fn a_collector_is_told_to_the_worker() {
+        let spec = spec(json!({"sql": {"inline": "SELECT 1"}}));
+        let plain = plan(&spec).stateful_set(scale());
+        let told = Plan { otlp_endpoint: Some("http://collector:4318/v1/traces"), ..plan(&spec) }.stateful_set(scale());
+        let variables =
+            |set: &Value| set.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).unwrap().clone();
+        assert_eq!(variables(&told).len(), variables(&plain).len() + 2);
+        assert!(variables(&told).iter().any(|v| v["value"] == "http://collector:4318/v1/traces"));
+        assert!(variables(&told).iter().any(|v| v["value"] == "k8s.namespace.name=shop,tiderace.deploy_epoch=7"));
     }
 
     fn scale() -> Scale<'static> {

@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 use tiderace_crds::admin::{
-    ADMIN_PORT, EPOCH_VARIABLE, HEALTH_PORT, JOB_DIRECTORY, SECRETS_DIRECTORY, TLS_DIRECTORY, WORK_DIRECTORY,
+    ADMIN_PORT, EPOCH_VARIABLE, HEALTH_PORT, JOB_DIRECTORY, OTLP_ATTRIBUTES_VARIABLE, OTLP_VARIABLE, SECRETS_DIRECTORY,
+    TLS_DIRECTORY, WORK_DIRECTORY,
 };
 
 use super::merge::merge;
@@ -84,6 +85,11 @@ pub(super) fn template(plan: &Plan<'_>, epoch: u64) -> Value {
     });
     if let Some(policy) = plan.image_pull_policy {
         container["imagePullPolicy"] = json!(policy);
+    }
+    if let (Some(endpoint), Some(environment)) = (plan.otlp_endpoint, container["env"].as_array_mut()) {
+        environment.push(json!({"name": OTLP_VARIABLE, "value": endpoint}));
+        let attributes = format!("k8s.namespace.name={},tiderace.deploy_epoch={epoch}", plan.namespace);
+        environment.push(json!({"name": OTLP_ATTRIBUTES_VARIABLE, "value": attributes}));
     }
     let mut pod = json!({
         "automountServiceAccountToken": false,

@@ -235,6 +235,15 @@ impl State {
                 (201, self.put(&key(&name), object, false))
             }
             ("PATCH", Some(name)) => self.patch(&key(name), body(), content_type, is_status),
+            ("PUT", Some(name)) => {
+                let object = body();
+                let Some(found) = self.objects.get(&key(name)) else { return (404, status(404, "not found")) };
+                let version = &object["metadata"]["resourceVersion"];
+                if !version.is_null() && *version != found["metadata"]["resourceVersion"] {
+                    return (409, status(409, "the object has been modified"));
+                }
+                (200, self.put(&key(name), object, false))
+            }
             ("DELETE", Some(name)) => {
                 let options = body();
                 let Some(found) = self.objects.get(&key(name)) else { return (404, status(404, "not found")) };

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod api_server;
+mod election;
 mod operator;
 
 use std::collections::BTreeSet;
@@ -188,6 +189,60 @@ async fn a_quiet_job_is_only_glanced_at() {
     world.pass().await.unwrap();
     world.server.state().worker = "Finished";
     world.until_ready("Finished").await;
+}
+
+/// Whatever a job owns comes back with the pass after somebody deleted it; its worker is not touched.
+#[tokio::test]
+async fn what_somebody_deleted_comes_back() {
+    let mut world = World::new();
+    world.change(json!({"monitoring": {"podMonitor": true}}));
+    world.until_ready("Running").await;
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    let pod = world.server.get("pods", "orders-0").unwrap();
+    let mut kinds = 0;
+    let owned: Vec<_> = world.server.state().objects.keys().filter(|k| k.0 != JOBS && k.0 != "pods").cloned().collect();
+    for key in owned {
+        if key.0 == "statefulsets.apps" || key.0 == "persistentvolumeclaims" {
+            continue; // their loss takes pods and data with it: operations of their own
+        }
+        kinds += 1;
+        world.server.delete(&key.0, &key.2);
+        world.mark_changed();
+        for _ in 0..2 {
+            world.pass().await.unwrap();
+        }
+        assert!(world.server.get(&key.0, &key.2).is_some(), "{key:?} is not made again");
+    }
+    assert!(kinds >= 8, "{kinds} objects");
+    assert_eq!(world.server.get("pods", "orders-0").unwrap(), pod);
+}
+
+/// Statements in a user's ConfigMap: its change is noticed by the glance at a quiet job.
+#[tokio::test]
+async fn changed_statements_in_a_config_map_are_noticed() {
+    let mut world = World::new();
+    let map =
+        |text: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sql"}, "data": {"job.sql": text}});
+    world.server.apply("configmaps", map("SELECT 1"));
+    world.change(json!({"sql": {"configMapKeyRef": {"name": "sql", "key": "job.sql"}}}));
+    world.until_ready("Running").await;
+    world.restart_with_interval(std::time::Duration::from_secs(3600));
+    world.clock.fetch_add(120_000, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..5 {
+        world.pass().await.unwrap();
+    }
+    let before = world.server.state().calls;
+    world.pass().await.unwrap();
+    assert_eq!(world.server.state().calls, before + 1, "a glance asks for the ConfigMap alone");
+    world.server.apply("configmaps", map("SELECT 2"));
+    world
+        .until("started anew", |server| {
+            server.get("pods", "orders-0").is_some_and(|p| p["metadata"]["labels"]["tiderace.dev/epoch"] == "2")
+        })
+        .await;
+    world.until_ready("Running").await;
 }
 
 /// A status of a new operator says the same of a job that runs, and touches nothing: upgrades restart no pod.

@@ -152,6 +152,7 @@ fn context_with(server: &ApiServer, clock: &Arc<AtomicU64>, whole_pass_interval:
         operator_namespace: "tiderace-system".to_owned(),
         planner_url: None,
         whole_pass_interval,
+        worker_otlp_endpoint: None,
         lifetimes: Lifetimes::default(),
     };
     let workers = Arc::new(Fake(server.clone()));

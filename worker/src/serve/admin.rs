@@ -57,6 +57,8 @@ pub(crate) fn routes(host: Option<Arc<Host>>, time_max: Duration) -> Router {
     }
     let mut router = router.with_state(admin).layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));
     if let Some(host) = host {
+        router = router.layer(middleware::from_fn_with_state(Arc::clone(&host), answer::check_token));
+        // The outer one: a call that is meant for another worker says nothing to this one.
         router = router.layer(middleware::from_fn_with_state(host.epoch(), answer::check_epoch));
     }
     router.layer(middleware::from_fn_with_state(time_max, answer::limit_time))

@@ -1,20 +1,23 @@
 //! Answers of the admin API: JSON, and errors that have a code.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tiderace_crds::admin::{EPOCH_HEADER, ErrorReply, Problem, REQUEST_BYTES_MAX};
+use tiderace_crds::admin::{EPOCH_HEADER, ErrorReply, Problem, REQUEST_BYTES_MAX, TOKEN_HEADER};
 use tiderace_engine::error::Code;
+use tracing::Instrument as _;
 
 use super::Requests;
+use super::host::Host;
 
 /// A request that gets no success.
 #[derive(Debug)]
@@ -34,6 +37,17 @@ impl Refusal {
     pub fn epoch(meant: u64, ours: u64) -> Self {
         let message = format!("the call means deploy epoch {meant}, and this worker was started with {ours}");
         Self::new(StatusCode::CONFLICT, Code::WrongEpoch, message, "read the job's status anew")
+    }
+
+    /// 409: the caller led before, and another operator has called since.
+    pub fn stale(token: u64, seen: u64) -> Self {
+        let message = format!("the call comes from an operator with token {token}, and one with {seen} has called since");
+        Self::new(
+            StatusCode::CONFLICT,
+            Code::StaleOperator,
+            message,
+            "another operator leads: this one has nothing to order any more",
+        )
     }
 
     fn bad(message: impl Into<String>) -> Self {
@@ -110,6 +124,27 @@ pub(crate) async fn check_epoch(State(ours): State<u64>, request: Request, next:
     next.run(request).await
 }
 
+/// Hears the token of an operator, and refuses what changes anything by one that leads no more. Who gives none (a person) is let through.
+pub(crate) async fn check_token(State(host): State<Arc<Host>>, request: Request, next: Next) -> Response {
+    let Some(token) = request.headers().get(TOKEN_HEADER) else { return next.run(request).await };
+    let Some(token) = token.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()) else {
+        return Refusal::bad(format!("the header {TOKEN_HEADER} is no number")).into_response();
+    };
+    let heard = if host.is_news(token) {
+        // It is written to the disk before the call goes on.
+        match tokio::task::spawn_blocking(move || host.hear_token(token)).await {
+            Ok(heard) => heard,
+            Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    } else {
+        host.hear_token(token)
+    };
+    match heard {
+        Err(stale) if request.method() != Method::GET => Refusal::stale(token, stale.seen).into_response(),
+        Ok(()) | Err(_) => next.run(request).await,
+    }
+}
+
 /// Gives up on a request that takes longer, its body included.
 pub(crate) async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
@@ -124,7 +159,14 @@ pub(crate) async fn limit_time(State(limit): State<Duration>, request: Request, 
 /// Counts requests by path and status for the metrics.
 async fn count(State(requests): State<Requests>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let response = next.run(request).await;
+    // Probes and scrapes come every second and say nothing that a collector should keep.
+    let span = if path.starts_with("/v1/") {
+        tracing::info_span!("request", method = %request.method(), path, status = tracing::field::Empty)
+    } else {
+        tracing::Span::none()
+    };
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("status", response.status().as_u16());
     requests.count(&path, response.status().as_u16());
     response
 }

@@ -41,7 +41,14 @@ impl Exceptions {
             }
         }
         for one in &news {
-            let message = format!("`{}`: {}", one.node, one.code.title());
+            let node = progress.nodes.iter().find(|node| node.name == one.node);
+            let message = match node.and_then(|node| node.last_rejected.iter().find(|last| last.code == one.code)) {
+                Some(last) => {
+                    let place = last.position.map(|line| format!(", line {line}")).unwrap_or_default();
+                    format!("`{}`: {}: {} ({}{place})", one.node, one.code.title(), last.message, last.origin)
+                }
+                None => format!("`{}`: {}", one.node, one.code.title()),
+            };
             let problem = Problem { code: one.code.to_string(), message, hint: None, line: None, column: None };
             self.add(one.node.clone(), problem, one.rows, now_ms);
         }
@@ -51,10 +58,11 @@ impl Exceptions {
     /// Takes in an error.
     pub fn add(&mut self, node: String, problem: Problem, count: u64, now_ms: i64) {
         self.total += count;
+        let operator = (!node.is_empty()).then(|| node.clone());
         let key = (node, problem.code.clone());
         let before = self.entries.iter().position(|(k, _)| *k == key).and_then(|at| self.entries.remove(at));
         let count = count + before.map_or(0, |(_, entry)| entry.count);
-        self.entries.push_back((key, Exception { at_ms: now_ms, problem, count }));
+        self.entries.push_back((key, Exception { at_ms: now_ms, operator, problem, count }));
         if self.entries.len() > EXCEPTIONS_MAX {
             self.entries.pop_front();
         }
@@ -77,6 +85,7 @@ mod tests {
     use std::time::Duration;
 
     use tiderace_engine::ids::{Epoch, NodeId};
+    use tiderace_engine::operators::LastRejected;
     use tiderace_engine::runtime::{NodeKind, NodeProgress};
 
     use super::*;
@@ -85,6 +94,9 @@ mod tests {
         let mut node = NodeProgress::new(NodeId(0), "orders", NodeKind::Source);
         node.late_rows = late;
         node.rejected = vec![(Code::FieldType, bad)];
+        let message = format!("the text 'x{bad}' is no BIGINT");
+        node.last_rejected =
+            vec![LastRejected { code: Code::FieldType, message, origin: "orders.csv".into(), position: Some(bad) }];
         JobProgress { nodes: vec![node], cores: Vec::new(), epoch: Epoch(1), elapsed: Duration::ZERO, finished: false }
     }
 
@@ -101,6 +113,12 @@ mod tests {
             [("TR-3105", 4, 4), ("TR-2007", 2, 4)]
         );
         assert_eq!(all.total(), 6);
+        assert_eq!(list[0].operator.as_deref(), Some("orders"));
+        assert!(
+            list[0].problem.message.ends_with("the text 'x4' is no BIGINT (orders.csv, line 4)"),
+            "{}",
+            list[0].problem.message
+        );
     }
 
     #[test]

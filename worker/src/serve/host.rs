@@ -13,6 +13,7 @@ use tiderace_engine::runtime::{Job, JobProgress};
 use tokio::sync::watch;
 
 use super::exceptions::{Exceptions, Refused};
+use super::fence::{Fence, Stale};
 
 /// How often a job is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -83,6 +84,8 @@ pub(crate) struct Host {
     looked: Mutex<Instant>,
     /// What no message may show.
     hidden: OnceLock<Secrets>,
+    /// Whose orders are taken.
+    fence: Mutex<Fence>,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +125,23 @@ impl Host {
             state: watch::Sender::new(WorkerState::Starting),
             looked: Mutex::new(Instant::now()),
             hidden: OnceLock::new(),
+            fence: Mutex::default(),
         }
+    }
+
+    /// From now on the operator's token is kept in the working directory.
+    pub fn keep_token_in(&self, folder: &std::path::Path) -> std::io::Result<()> {
+        lock(&self.fence).keep_in(folder.to_owned())
+    }
+
+    /// Whether a token is higher than all before: [`Self::hear_token`] will write to the disk.
+    pub fn is_news(&self, token: u64) -> bool {
+        lock(&self.fence).is_news(token)
+    }
+
+    /// Hears the token of an operator that calls.
+    pub fn hear_token(&self, token: u64) -> Result<(), Stale> {
+        lock(&self.fence).hear(token)
     }
 
     /// From now on no message shows these.
@@ -328,9 +347,15 @@ impl Host {
         }
     }
 
-    /// The answer of `/v1/exceptions`.
+    /// The answer of `/v1/exceptions`: no message shows a secret.
     pub fn exceptions(&self) -> Vec<Exception> {
-        lock(&self.exceptions).list()
+        let mut list = lock(&self.exceptions).list();
+        if let Some(secrets) = self.hidden.get() {
+            for one in &mut list {
+                one.problem.message = secrets.redact(&one.problem.message);
+            }
+        }
+        list
     }
 }
 

@@ -4,25 +4,45 @@ use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 
 use tiderace_engine::connect::Secrets;
+use tiderace_telemetry::{Endpoint, Exporter, Redact, Source};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use crate::command::ServeArgs;
 
 /// Where the log learns what it must not show.
 pub(crate) type Hidden = Arc<OnceLock<Secrets>>;
 
-/// Sends what is logged to stderr from now on. `Err` is the reason why `filter` is none. Without effect in a process that logs already.
-pub(crate) fn start(filter: &str, hidden: Hidden) -> Result<(), String> {
+/// Sends what is logged to stderr from now on, and spans to the collector of `arguments`, by the exporter that is given back. `Err` is the reason why
+/// the filter is none. Without effect in a process that logs already.
+pub(crate) fn start(arguments: &ServeArgs, hidden: Hidden) -> Result<Option<Exporter>, String> {
+    let filter = &arguments.log_filter;
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("'{filter}' is no log filter: {error}"))?;
-    let subscriber = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_env_filter(filter)
-        .with_writer(Redacting { hidden })
-        .finish();
+        .with_writer(Redacting { hidden: hidden.clone() });
+    let export = |endpoint: Endpoint| {
+        let redact: Redact =
+            Arc::new(move |text: &str| hidden.get().map_or_else(|| text.to_owned(), |secrets| secrets.redact(text)));
+        tiderace_telemetry::export(endpoint, source(&arguments.otlp_attributes), Some(redact))
+    };
+    let (spans, exporter) = arguments.otlp_endpoint.clone().map(export).unzip();
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines).with(spans);
     let _already_logging = tracing::subscriber::set_global_default(subscriber);
-    Ok(())
+    Ok(exporter)
+}
+
+/// Who the spans come from. `attributes` as OpenTelemetry writes them; what is no `KEY=VALUE` is left out.
+fn source(attributes: &str) -> Source {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let given = attributes.split(',').filter_map(|pair| pair.split_once('='));
+    let mut attributes = vec![("service.instance.id".to_owned(), host.trim().to_owned())];
+    attributes.extend(given.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())));
+    Source { service: "tiderace".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), attributes }
 }
 
 struct Redacting {

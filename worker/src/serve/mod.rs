@@ -13,6 +13,7 @@
 mod admin;
 mod answer;
 mod exceptions;
+mod fence;
 mod health;
 mod host;
 mod listener;
@@ -57,6 +58,8 @@ use self::work_directory::WorkDirectory;
 const FAILED_LINGER: Duration = Duration::from_secs(2);
 /// How long a job may take to end after it was told to drop what it has in hand.
 const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end of the process waits for its last spans to be sent.
+const SPANS_PATIENCE: Duration = Duration::from_secs(2);
 /// The part of the memory that the state may have, in hundredths; the rest is for rows under way, sources and sinks.
 const STATE_MEMORY_PERCENT: u64 = 60;
 /// Threads for the admin API and probes.
@@ -81,10 +84,13 @@ impl Requests {
 /// Serves until a signal ends it, or its job failed.
 pub(crate) fn run(console: &Console, arguments: ServeArgs) -> Exit {
     let hidden = log::Hidden::default();
-    if let Err(reason) = log::start(&arguments.log_filter, hidden.clone()) {
-        return console
-            .refuse_alone(Diagnostic::new(Code::InvalidConfig, reason).hint("for example: info,tiderace_engine=debug"));
-    }
+    let exporter = match log::start(&arguments, hidden.clone()) {
+        Ok(exporter) => exporter,
+        Err(reason) => {
+            let error = Diagnostic::new(Code::InvalidConfig, reason).hint("for example: info,tiderace_engine=debug");
+            return console.refuse_alone(error);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVICE_THREADS)
         .thread_stack_size(STACK_BYTES)
@@ -95,7 +101,22 @@ pub(crate) fn run(console: &Console, arguments: ServeArgs) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return console.refuse_alone(Diagnostic::new(Code::Internal, format!("no thread can be started: {error}"))),
     };
-    let exit = runtime.block_on(serve(Arc::new(arguments), hidden));
+    let exit = runtime.block_on(async {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let spans = exporter.map(|exporter| {
+            tokio::spawn(exporter.run(async {
+                // Dropped or sent: the process ends.
+                let _over = ended.await;
+            }))
+        });
+        let exit = serve(Arc::new(arguments), hidden).await;
+        drop(end);
+        if let Some(spans) = spans {
+            // What is left of them; a collector that is away holds up nobody.
+            let _sent = tokio::time::timeout(SPANS_PATIENCE, spans).await;
+        }
+        exit
+    });
     // A plan that nobody waits for may still be made.
     runtime.shutdown_timeout(Duration::from_secs(1));
     exit
@@ -238,7 +259,8 @@ async fn wait(host: &Arc<Host>, signals: &mut Signals, arguments: &ServeArgs) ->
         }
     }
     let grace = Duration::from_secs(arguments.drain_seconds);
-    tracing::info!(seconds = grace.as_secs(), "told to end");
+    let span = tracing::info_span!("drain", job = host.job(), epoch = host.epoch(), outcome = tracing::field::Empty);
+    tracing::info!(parent: &span, seconds = grace.as_secs(), "told to end");
     if !is_over(&host.state()) {
         host.stop(None, StopMode::Drain);
     }
@@ -246,8 +268,9 @@ async fn wait(host: &Arc<Host>, signals: &mut Signals, arguments: &ServeArgs) ->
         over = tokio::time::timeout(grace, state.wait_for(is_over)) => over.is_ok(),
         () = signals.next() => false,
     };
+    span.record("outcome", if drained { "drained" } else { "given up" });
     if !drained {
-        tracing::warn!("not everything that was taken in has reached the sinks: the rest is given up");
+        tracing::warn!(parent: &span, "not everything that was taken in has reached the sinks: the rest is given up");
         host.stop(None, StopMode::Cancel);
         let _stuck = tokio::time::timeout(ABORT_PATIENCE, state.wait_for(is_over)).await;
         return Exit::Failed;
@@ -274,6 +297,9 @@ fn host_job(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &OnceLoc
 fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &OnceLock<Secrets>) -> Result<(), Vec<Problem>> {
     let one = |error: Diagnostic| vec![plan_check::problem(&error, None)];
     let work = WorkDirectory::open(&arguments.work_directory).map_err(one)?;
+    if let Err(error) = host.keep_token_in(work.path()) {
+        tracing::warn!(%error, "the working directory doesn't keep the operator's token");
+    }
     if let Some(status) = work.ended(&file.name, arguments.deploy_epoch) {
         tracing::info!(state = ?status.state, "the job has ended in this deploy epoch before: it is not run again");
         host.set_ended_before(status);
@@ -289,6 +315,7 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
         tracing::warn!("{note}");
     }
     let errors = |errors| plan_check::problems_in(&errors, file);
+    let span = tracing::info_span!("plan", job = file.name, epoch = arguments.deploy_epoch, cores = demand.cores).entered();
     let plan = planning::plan(file, &given, demand.cores, false).map_err(errors)?;
     let plan_hash = if demand.cores == plan_check::planned_cores(file) {
         plan_check::plan_hash(&plan, file)
@@ -299,6 +326,7 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
     let budget_bytes = plan.settings.memory_bytes.unwrap_or_else(|| state_budget_bytes(file));
     let planned = Planned { plan_hash, cores: demand.cores, budget_bytes, kept: Planned::kept(&plan.graph) };
     tracing::info!(job = file.name, plan_hash = planned.plan_hash, cores = demand.cores, budget_bytes, "planned");
+    drop(span);
     let options = JobOptions {
         name: file.name.clone(),
         cores: demand.cores,

@@ -7,7 +7,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 use tiderace_crds::admin::{
-    EPOCH_HEADER, ErrorReply, ExceptionsReply, PlanCheckReply, PlanCheckRequest, StatusReply, StopRequest, VersionReply,
+    EPOCH_HEADER, ErrorReply, ExceptionsReply, PlanCheckReply, PlanCheckRequest, StatusReply, StopRequest, TOKEN_HEADER,
+    VersionReply,
 };
 
 /// One call.
@@ -29,6 +30,7 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 }
 
 const EPOCH: (u16, &str) = (409, "Another deploy epoch is meant.");
+const EPOCH_OR_STALE: (u16, &str) = (409, "Another deploy epoch is meant, or an operator with a higher token has called before.");
 
 const CALLS: &[Call] = &[
     Call {
@@ -62,7 +64,7 @@ const CALLS: &[Call] = &[
         refusals: &[
             (400, "The body is not as described."),
             (408, "The plan took longer than 30 s."),
-            EPOCH,
+            EPOCH_OR_STALE,
             (413, "The body is larger than 4 MiB."),
             (429, "16 plans wait for their turn."),
         ],
@@ -76,13 +78,14 @@ const CALLS: &[Call] = &[
         request: Some(schema::<StopRequest>),
         success: 202,
         reply: schema::<StatusReply>,
-        refusals: &[(400, "The body is not as described."), EPOCH],
+        refusals: &[(400, "The body is not as described."), EPOCH_OR_STALE],
         planner: false,
     },
     Call {
         method: "get",
         path: "/v1/exceptions",
-        doc: "The last errors and refused rows, the newest last, one entry for each node and code.",
+        doc: "The last errors and refused rows, the newest last, at most 100: one entry for each operator and code, with its last message (for a \
+              row, the file or topic and line it came from; never the row itself), when it last came, and how often.",
         request: None,
         success: 200,
         reply: schema::<ExceptionsReply>,
@@ -111,11 +114,18 @@ fn document() -> Value {
         }
         let mut operation = json!({
             "summary": call.doc,
-            "parameters": [{
-                "name": EPOCH_HEADER, "in": "header", "required": false,
-                "description": "The deploy epoch that the caller means.",
-                "schema": {"type": "integer", "minimum": 0},
-            }],
+            "parameters": [
+                {
+                    "name": EPOCH_HEADER, "in": "header", "required": false,
+                    "description": "The deploy epoch that the caller means.",
+                    "schema": {"type": "integer", "minimum": 0},
+                },
+                {
+                    "name": TOKEN_HEADER, "in": "header", "required": false,
+                    "description": "The fencing token of an operator: an order with a lower one than was heard before is refused.",
+                    "schema": {"type": "integer", "minimum": 0},
+                },
+            ],
             "responses": responses,
         });
         if let Some(request) = call.request {

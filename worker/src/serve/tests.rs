@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use tiderace_crds::admin::{EPOCH_HEADER, REQUEST_BYTES_MAX, StatusReply, WorkerState};
+use tiderace_crds::admin::{EPOCH_HEADER, REQUEST_BYTES_MAX, StatusReply, TOKEN_HEADER, WorkerState};
 use tiderace_engine::runtime::{Job, JobOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -277,6 +277,29 @@ async fn a_call_of_another_deploy_epoch_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_of_an_operator_that_leads_no_more_is_refused() {
+    let worker = Worker::with_defaults().await;
+    let work = tempfile::tempdir().unwrap();
+    worker.host.keep_token_in(work.path()).unwrap();
+    let header = |token: &str| format!("{TOKEN_HEADER}: {token}\r\n");
+    assert_eq!(worker.call("GET", "/v1/status", &header("5"), b"").await.0, 200);
+    let order = json!({"operationId": "a", "epoch": 3, "mode": "Cancel"}).to_string();
+    let (status, reply) = worker.call("POST", "/v1/stop", &header("4"), order.as_bytes()).await;
+    assert_eq!((status, reply["error"]["code"].as_str()), (409, Some("TR-7016")), "{reply}");
+    assert_eq!(worker.call("POST", "/v1/stop", &header("x"), order.as_bytes()).await.0, 400);
+    assert_eq!(worker.host.state(), WorkerState::Starting);
+    assert_eq!(worker.host.status().operation_id, None, "an order that is refused does nothing");
+    assert_eq!(worker.call("GET", "/v1/status", &header("4"), b"").await.0, 200, "reading does no harm");
+
+    // A process after this one, on the same volume.
+    let next = Worker::with_defaults().await;
+    next.host.keep_token_in(work.path()).unwrap();
+    assert_eq!(next.call("POST", "/v1/stop", &header("4"), order.as_bytes()).await.0, 409);
+    assert_eq!(next.call("POST", "/v1/stop", &header("5"), order.as_bytes()).await.0, 202);
+    assert_eq!(next.host.status().operation_id.as_deref(), Some("a"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_ready_while_it_runs_and_stops_as_it_is_told() {
     let worker = Worker::with_defaults().await;
     assert_eq!(worker.plain("/readyz").await, (503, "Starting\n".to_owned()));
@@ -329,6 +352,10 @@ async fn bad_rows_are_counted_where_people_look() {
         (&json!(2), &json!("TR-3105")),
         "{reply}"
     );
+    let first = &reply["exceptions"][0];
+    assert_eq!(first["operator"], "t");
+    let message = first["problem"]["message"].as_str().unwrap();
+    assert!(message.contains("rows.csv, line 4)"), "the last bad row's place: {message}");
     let page = worker.plain("/metrics").await.1;
     assert!(page.contains("tiderace_rows_dropped_total{cause=\"TR-3105\",node=\"t\"} 2\n"), "{page}");
     assert!(page.contains("tiderace_job_state{state=\"Finished\"} 1\n"), "{page}");

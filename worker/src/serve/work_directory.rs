@@ -77,13 +77,23 @@ impl WorkDirectory {
     /// Writes down that the job ended so; durable when it returns.
     pub fn set_ended(&self, status: &StatusReply) -> io::Result<()> {
         let text = serde_json::to_vec(&Ended { version: ENDED_VERSION, status: status.clone() }).map_err(io::Error::other)?;
-        let (temporary, path) = (self.path.join("ended.json.new"), self.path.join(ENDED));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(&self.path)?.sync_all()
+        replace_file(&self.path, ENDED, &text)
     }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Writes a file of a folder as a whole: a crash leaves the old one or the new one. Durable when it returns.
+pub(crate) fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = folder.join(format!("{name}.new"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

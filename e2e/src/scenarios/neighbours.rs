@@ -1,0 +1,190 @@
+//! What the charts work with and don't bring: Prometheus Operator, cert-manager, a seccomp profile of the nodes. Their definitions are small copies
+//! (`e2e/definitions`), and this program plays their controllers where one is needed.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, pod_processes};
+use crate::install;
+use crate::job::{Job, endless, manifest, with};
+use crate::space::Space;
+use crate::wait::{secs, until};
+
+async fn definitions(cluster: &Cluster, verb: &[&str], file: &str) -> Result<()> {
+    let path = cluster.root().join("e2e/definitions").join(file).display().to_string();
+    cluster.kubectl(&[verb, &["-f", path.as_str()]].concat()).await.map(drop)
+}
+
+/// With Prometheus Operator's definitions in the cluster the chart's and the jobs' objects are taken, and say what they should.
+pub async fn monitoring_objects(space: Space) -> Result<()> {
+    let cluster = space.cluster().clone();
+    let job = Job::apply(&space, &with(manifest("watched", &endless(1)), "/monitoring", json!({"podMonitor": true}))).await?;
+    // Without the kind the job says what is wrong; it isn't silently unmonitored.
+    job.stalled(&["ApplyFailed"], "PodMonitor").await?;
+    definitions(&cluster, &["apply", "--server-side"], "monitoring.yaml").await?;
+    let outcome = async {
+        job.ready("Running").await?;
+        let monitors = space.api("monitoring.coreos.com/v1", "PodMonitor");
+        let monitor = serde_json::to_value(monitors.get("watched").await?)?;
+        ensure!(monitor.pointer("/spec/podMetricsEndpoints/0/port") == Some(&json!("health")), "it is {monitor}");
+        let labels = monitor.pointer("/spec/selector/matchLabels").and_then(Value::as_object).context("no selector")?;
+        let pod = job.worker().await?;
+        ensure!(
+            labels.iter().all(|(key, value)| pod.labels().get(key).map(String::as_str) == value.as_str()),
+            "the selector {labels:?} doesn't choose the worker with {:?}",
+            pod.labels()
+        );
+        let port = pod.spec.as_ref().and_then(|s| s.containers.first()).and_then(|c| c.ports.as_ref()).into_iter().flatten();
+        ensure!(port.into_iter().any(|p| p.name.as_deref() == Some("health")), "the worker has no port `health`");
+        job.patch(json!({"monitoring": {"podMonitor": false}})).await?;
+        until("the PodMonitor is gone", secs(60), async || {
+            ensure!(monitors.get_opt("watched").await?.is_none(), "it is there");
+            Ok(())
+        })
+        .await?;
+
+        let mut values = install::usual_values();
+        values.extend([
+            "monitoring.podMonitor.enabled=true",
+            "monitoring.prometheusRule.enabled=true",
+            "monitoring.dashboards.enabled=true",
+        ]);
+        install::operator(&cluster, install::TAG, &values).await?;
+        let system = ["-n", install::OPERATOR_NAMESPACE];
+        let get = async |kind: &str| -> Result<Value> {
+            let text = cluster.kubectl(&[&["get", kind, install::OPERATOR, "-o", "json"], &system[..]].concat()).await?;
+            Ok(serde_json::from_str(&text)?)
+        };
+        let monitor = get("podmonitor").await?;
+        for pod in install::operator_pods(&cluster).await? {
+            let labels = monitor.pointer("/spec/selector/matchLabels").and_then(Value::as_object).context("no selector")?;
+            let is_chosen = labels.iter().all(|(key, value)| pod.labels().get(key).map(String::as_str) == value.as_str());
+            ensure!(is_chosen, "{} isn't chosen by {labels:?}", pod.name_any());
+        }
+        let rule = get("prometheusrule").await?;
+        let rules: usize = rule
+            .pointer("/spec/groups")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(|group| group["rules"].as_array().map_or(0, Vec::len))
+            .sum();
+        ensure!(rules >= 5, "{rules} rules");
+        let dashboards =
+            cluster.kubectl(&[&["get", "configmap", "-l", "grafana_dashboard=1", "-o", "name"], &system[..]].concat()).await?;
+        ensure!(dashboards.lines().count() == 2, "dashboards: {dashboards}");
+        anyhow::Ok(())
+    }
+    .await;
+    install::operator(&cluster, install::TAG, &install::usual_values()).await?;
+    definitions(&cluster, &["delete", "--ignore-not-found"], "monitoring.yaml").await?;
+    outcome
+}
+
+/// The webhook with certificates that cert-manager makes: this program plays it, from the chart's Certificate object.
+pub async fn webhook_by_cert_manager(space: Space) -> Result<()> {
+    let cluster = space.cluster().clone();
+    definitions(&cluster, &["apply", "--server-side"], "cert-manager.yaml").await?;
+    let outcome = async {
+        cluster.kubectl(&["label", "namespace", space.name(), &format!("{}=yes", install::WEBHOOK_LABEL)]).await?;
+        let play = async {
+            let certificate: Value = until("the chart's Certificate", secs(60), async || {
+                let text = cluster
+                    .kubectl(&["get", "certificate", "tiderace-webhook", "-n", install::OPERATOR_NAMESPACE, "-o", "json"])
+                    .await?;
+                Ok(serde_json::from_str(&text)?)
+            })
+            .await?;
+            let names: Vec<String> = serde_json::from_value(certificate["spec"]["dnsNames"].clone())?;
+            let (authority, chain, key) = issue(&names)?;
+            let secret = json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+                "metadata": {"name": certificate["spec"]["secretName"], "namespace": install::OPERATOR_NAMESPACE},
+                "stringData": {"tls.crt": chain, "tls.key": key, "ca.crt": authority},
+            });
+            cluster.run_with_input(&["kubectl", "apply", "--server-side", "-f", "-"], secret.to_string()).await?;
+            let inject = certificate.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
+            anyhow::Ok((authority, inject))
+        };
+        let mut values = install::usual_values();
+        values.extend([
+            "webhook.certificates=cert-manager",
+            "webhook.issuerRef.name=ours",
+            "webhook.issuerRef.kind=ClusterIssuer",
+        ]);
+        // Helm waits for pods that wait for the Secret.
+        let (installed, played) = futures::join!(install::operator(&cluster, install::TAG, &values), play);
+        let (authority, namespace) = played?;
+        installed?;
+        let hook: Value = serde_json::from_str(
+            &cluster.kubectl(&["get", "validatingwebhookconfiguration", "tiderace-webhook", "-o", "json"]).await?,
+        )?;
+        let from = hook.pointer("/metadata/annotations/cert-manager.io~1inject-ca-from").and_then(Value::as_str);
+        ensure!(from == Some(&format!("{namespace}/tiderace-webhook")), "cert-manager would inject from {from:?}");
+        // What cert-manager's injector does.
+        let bundle = k8s_openapi::ByteString(authority.into_bytes());
+        let patch = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]).to_string();
+        cluster.kubectl(&["patch", "validatingwebhookconfiguration", "tiderace-webhook", "--type=json", "-p", &patch]).await?;
+        until("the webhook refuses bad SQL", secs(60), async || {
+            let answer = space.apply(&manifest("refused", "SELECT no_such_function(1);")).await;
+            let text = answer.err().map(|error| format!("{error:#}")).context("it was taken")?;
+            ensure!(text.contains("TR-"), "it was refused, but for: {text}");
+            Ok(())
+        })
+        .await?;
+        let job = Job::apply(&space, &manifest("taken", &endless(1))).await?;
+        job.ready("Running").await.map(drop)
+    }
+    .await;
+    install::operator(&cluster, install::TAG, &install::usual_values()).await?;
+    definitions(&cluster, &["delete", "--ignore-not-found"], "cert-manager.yaml").await?;
+    outcome
+}
+
+/// An authority, a certificate of it for these names, and its key; PEM.
+fn issue(names: &[String]) -> Result<(String, String, String)> {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key)?.pem();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names.to_vec())?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok((authority, params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
+}
+
+/// `spec.seccomp`: a profile that isn't on the node is said; one that is lets the worker run, under it.
+pub async fn seccomp_profile_of_the_node(space: Space) -> Result<()> {
+    let cluster = space.cluster().clone();
+    // Alone in its name: other runs may have left the usual one.
+    let profile = "profiles/e2e-io-uring.json";
+    let wanted = with(manifest("filtered", &endless(1)), "/seccomp", json!({"localhostProfile": profile}));
+    let nodes: Vec<String> =
+        Api::<Node>::all(space.client()).list(&ListParams::default()).await?.items.iter().map(ResourceExt::name_any).collect();
+    for node in &nodes {
+        cluster.on_node(node, &["rm", "-f", &format!("/var/lib/kubelet/seccomp/{profile}")]).await?;
+    }
+    let job = Job::apply(&space, &wanted).await?;
+    job.stalled(&["ContainerCannotStart"], profile).await?;
+    let source = cluster.root().join("deploy/seccomp/tiderace-io-uring.json").display().to_string();
+    for node in &nodes {
+        cluster.on_node(node, &["install", "-D", "-m", "0644", &source, &format!("/var/lib/kubelet/seccomp/{profile}")]).await?;
+    }
+    job.ready_within("Running", secs(150)).await?;
+    job.row(2).await?;
+    let uid = job.worker().await?.uid().context("no uid")?;
+    let pid = *pod_processes(&uid, "tiderace")?.first().context("no worker process")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    ensure!(status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])), "no filter is on the worker: {status}");
+    job.delete().await?;
+    job.gone(secs(90)).await?;
+    for node in &nodes {
+        cluster.on_node(node, &["rm", "-f", &format!("/var/lib/kubelet/seccomp/{profile}")]).await?;
+    }
+    Ok(())
+}

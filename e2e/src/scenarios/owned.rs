@@ -1,0 +1,109 @@
+//! What a job owns, and somebody deletes: it comes back at once, and the worker isn't touched.
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams};
+use serde_json::json;
+
+use crate::job::{Job, endless, manifest};
+use crate::space::Space;
+use crate::wait::{secs, until};
+
+/// Every kind that the operator writes for a job, by its name for the job `owner`; the StatefulSet is a case of its own.
+const OWNED: [(&str, &str, &str); 8] = [
+    ("v1", "Secret", "owner-worker-tls"),
+    ("v1", "Secret", "owner-ca"),
+    ("v1", "ServiceAccount", "owner"),
+    ("v1", "Service", "owner-workers"),
+    ("v1", "Service", "owner-api"),
+    ("networking.k8s.io/v1", "NetworkPolicy", "owner"),
+    ("policy/v1", "PodDisruptionBudget", "owner"),
+    ("v1", "ConfigMap", ""),
+];
+
+/// Deletes each, and waits for another of the name: within seconds, by a watch and not by the next whole pass.
+pub async fn deleted_objects_come_back(space: Space) -> Result<()> {
+    let job = Job::apply(&space, &manifest("owner", &endless(1))).await?;
+    let ready = job.ready("Running").await?;
+    job.row(2).await?;
+    let revision = ready.pointer("/status/deployed/revision").and_then(|r| r.as_str()).context("no revision")?.to_owned();
+    let before = job.incarnation().await?;
+    for (api_version, kind, name) in OWNED {
+        let name = if name.is_empty() { revision.as_str() } else { name };
+        let api = space.api(api_version, kind);
+        let old = api.get(name).await.with_context(|| format!("the {kind} {name}"))?.uid();
+        api.delete(name, &DeleteParams::default()).await?;
+        until(format!("the {kind} {name} is there again"), secs(15), async || {
+            let new = api.get(name).await?.uid();
+            ensure!(new.is_some() && new != old, "it is the old one");
+            Ok(())
+        })
+        .await?;
+    }
+    job.ready("Running").await?;
+    ensure!(job.incarnation().await? == before, "the worker was restarted");
+    job.writes_on().await?;
+
+    // Changed by somebody, not deleted.
+    let patch = json!({"spec": {"policyTypes": []}, "metadata": {"annotations": {"tiderace.dev/rendered": "other"}}});
+    space.merge("networking.k8s.io/v1", "NetworkPolicy", "owner", &patch).await?;
+    until("the NetworkPolicy is as it was", secs(15), async || {
+        let policy = space.get("networking.k8s.io/v1", "NetworkPolicy", "owner").await?;
+        ensure!(policy.pointer("/spec/policyTypes/0").is_some(), "it has {}", policy["spec"]);
+        Ok(())
+    })
+    .await?;
+
+    // The StatefulSet, with its pods and around them.
+    let sets = Api::<k8s_openapi::api::apps::v1::StatefulSet>::namespaced(space.client(), space.name());
+    sets.delete("owner", &DeleteParams::default()).await?;
+    until("another worker", secs(90), async || {
+        ensure!(job.incarnation().await?.0 != before.0, "it is the old one");
+        Ok(())
+    })
+    .await?;
+    job.ready("Running").await?;
+    job.row(2).await?;
+    let around = job.incarnation().await?;
+    sets.delete(
+        "owner",
+        &DeleteParams { propagation_policy: Some(kube::api::PropagationPolicy::Orphan), ..DeleteParams::default() },
+    )
+    .await?;
+    until("the StatefulSet is there again", secs(30), async || sets.get("owner").await.map(drop).map_err(Into::into)).await?;
+    job.ready("Running").await?;
+    ensure!(job.incarnation().await? == around, "a StatefulSet that went without its pods took the worker along");
+    ensure!(job.pods().await?.len() == 1, "{} workers", job.pods().await?.len());
+    Ok(())
+}
+
+/// Another value in a Secret that the job uses: the running worker keeps what it read at its start, a restart takes the new one. Statements in a
+/// ConfigMap: the job is changed.
+pub async fn changed_secret_and_statements(space: Space) -> Result<()> {
+    let secret = |value: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cred"}, "stringData": {"password": value}});
+    let statements = |first: u64| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "statements"}, "data": {"job.sql": endless(first)}});
+    space.apply(&secret("one")).await?;
+    space.apply(&statements(1)).await?;
+    let mut manifest = manifest("reads", "");
+    manifest["spec"]["sql"] = json!({
+        "configMapKeyRef": {"name": "statements", "key": "job.sql"}, "secretRefs": {"pw": {"name": "cred", "key": "password"}},
+    });
+    let job = Job::apply(&space, &manifest).await?;
+    job.ready("Running").await?;
+    job.row(2).await?;
+    let before = job.incarnation().await?;
+    space.apply(&secret("two")).await?;
+    job.writes_on().await?;
+    ensure!(job.incarnation().await? == before, "a changed Secret restarted the worker");
+
+    space.apply(&statements(50_000)).await?;
+    until("the changed statements run", secs(90), async || {
+        let now = job.incarnation().await?;
+        ensure!(now.0 != before.0, "it is the old worker");
+        Ok(())
+    })
+    .await?;
+    job.ready("Running").await?;
+    job.row(50_000).await?;
+    Ok(())
+}
