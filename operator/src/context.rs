@@ -114,6 +114,8 @@ pub struct JobMemory {
     namespace_is_terminating: bool,
     /// Failed passes in a row.
     errors: u32,
+    /// What of each setting was ours when it was last looked at, by kind and name: somebody who changes a field takes it from us.
+    fields: HashMap<String, u64>,
 }
 
 impl Context {
@@ -264,6 +266,16 @@ impl Context {
     /// Remembers that it is.
     pub fn remember_terminating(&self, uid: &str) {
         self.remember(uid, |memory| memory.namespace_is_terminating = true);
+    }
+
+    /// Whether the fields of a setting that are ours are those of the last look; the first look takes them as they are.
+    pub fn are_fields_as_before(&self, uid: &str, setting: &str, fields: u64) -> bool {
+        self.remember(uid, |memory| *memory.fields.entry(setting.to_owned()).or_insert(fields) == fields)
+    }
+
+    /// Remembers which fields of a setting are ours after it was written.
+    pub fn remember_fields(&self, uid: &str, setting: &str, fields: u64) {
+        self.remember(uid, |memory| memory.fields.insert(setting.to_owned(), fields));
     }
 
     /// Counts a failed pass, and says how many there were in a row.

@@ -13,7 +13,7 @@ use crate::certificates;
 use crate::context::Context;
 use crate::decide::{Action, Check, Decision, Job, Trouble, Worker};
 use crate::names::{self, FIELD_MANAGER, FINALIZER, JOB_LABEL, STATUS_MANAGER};
-use crate::observe::{Scene, foreign};
+use crate::observe::{Scene, foreign, owned_fields};
 use crate::render::{Plan, Scale};
 
 /// Revisions whose ConfigMaps are kept besides those in use.
@@ -354,7 +354,9 @@ impl Context {
         let (kind, name) = (text("/kind"), text("/metadata/name"));
         let api = self.api(text("/apiVersion"), kind, &job.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch(name, &params, &Patch::Apply(object)).await.map(drop).or_else(at(format!("writing the {kind} {name}")))
+        let written = api.patch(name, &params, &Patch::Apply(object)).await.or_else(at(format!("writing the {kind} {name}")))?;
+        self.remember_fields(&job.uid, &format!("{kind} {name}"), owned_fields(&written.metadata));
+        Ok(())
     }
 
     /// Has the plan of the target checked: by what answers at once, else by a Job.

@@ -389,6 +389,12 @@ impl Context {
             if let Some(trouble) = foreign_metadata(&found.metadata, object["kind"].as_str().unwrap_or_default(), &job.uid) {
                 return Ok((false, Some(trouble)));
             }
+            let setting = format!(
+                "{} {}",
+                object["kind"].as_str().unwrap_or_default(),
+                object["metadata"]["name"].as_str().unwrap_or_default()
+            );
+            current &= self.are_fields_as_before(&job.uid, &setting, owned_fields(&found.metadata));
             let hash = found.metadata.annotations.as_ref().and_then(|a| a.get(RENDERED_ANNOTATION));
             current &=
                 hash.map(String::as_str) == object.pointer("/metadata/annotations").and_then(|a| a[RENDERED_ANNOTATION].as_str());
@@ -400,6 +406,18 @@ impl Context {
         }
         Ok((current, None))
     }
+}
+
+/// A hash of the fields of an object that this operator's applies own. Who changes one of them, by whatever means, takes it from us.
+pub fn owned_fields(metadata: &kube::core::ObjectMeta) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    let ours = metadata.managed_fields.iter().flatten().filter(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
+    for entry in ours {
+        entry.operation.hash(&mut hasher);
+        entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn needs_check(status: &StreamingJobStatus, revision: &str, image: &str) -> bool {

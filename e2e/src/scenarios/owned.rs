@@ -44,12 +44,12 @@ pub async fn deleted_objects_come_back(space: Space) -> Result<()> {
     ensure!(job.incarnation().await? == before, "the worker was restarted");
     job.writes_on().await?;
 
-    // Changed by somebody, not deleted.
-    let patch = json!({"spec": {"policyTypes": []}, "metadata": {"annotations": {"tiderace.dev/rendered": "other"}}});
-    space.merge("networking.k8s.io/v1", "NetworkPolicy", "owner", &patch).await?;
+    // Changed by somebody, not deleted: a policy that lets everybody in.
+    let wanted = space.get("networking.k8s.io/v1", "NetworkPolicy", "owner").await?["spec"].clone();
+    space.merge("networking.k8s.io/v1", "NetworkPolicy", "owner", &json!({"spec": {"ingress": [{}]}})).await?;
     until("the NetworkPolicy is as it was", secs(15), async || {
         let policy = space.get("networking.k8s.io/v1", "NetworkPolicy", "owner").await?;
-        ensure!(policy.pointer("/spec/policyTypes/0").is_some(), "it has {}", policy["spec"]);
+        ensure!(policy["spec"] == wanted, "it has {}", policy["spec"]);
         Ok(())
     })
     .await?;
