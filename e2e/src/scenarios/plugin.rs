@@ -60,7 +60,8 @@ pub async fn plugin_commands(space: Space) -> Result<()> {
     refused.stalled(&["PlanInvalid"], "TR-").await?;
     job.row(3).await?;
 
-    has(&printed(&space, &["status"], None, 1).await?, &["steady", "refused", "PlanInvalid"])?;
+    has(&printed(&space, &["status"], None, 0).await?, &["steady", "refused", "PlanInvalid"])?;
+    has(&printed(&space, &["status", "refused"], None, 1).await?, &["refused", "TR-"])?;
     has(&printed(&space, &["status", "steady"], None, 0).await?, &["Ready", "Running", "steady-0"])?;
     has(&printed(&space, &["top", "steady"], None, 0).await?, &["steady"])?;
     has(&printed(&space, &["explain", "steady"], None, 0).await?, &["numbers", "out"])?;
