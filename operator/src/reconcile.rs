@@ -19,6 +19,9 @@ use crate::names::{self, FINALIZER, STATUS_MANAGER};
 /// The longest wait after a pass that failed.
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// How long a pass waits that found that this process doesn't lead just now.
+const NOT_LEADING_WAIT: Duration = crate::election::RETRY;
+
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
@@ -87,7 +90,8 @@ async fn glance(namespace: &str, name: &str, context: &Context) -> Option<Requeu
 async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, ReconcileError> {
     let (name, namespace) = (trigger.name_any(), trigger.namespace().unwrap_or_default());
     if !context.leadership.is_held() {
-        return Err(ExecuteError::NotLeading.into());
+        // It couldn't renew in time: either it can the next time, or this process ends. No failure of the job's.
+        return Ok(Requeue::requeue(NOT_LEADING_WAIT));
     }
     let key = (namespace.clone(), name.clone());
     let changes = context.changes(&key);
@@ -123,6 +127,7 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
             }
             context.clear_errors(&uid);
         }
+        Err(ExecuteError::NotLeading) => return Ok(Requeue::requeue(NOT_LEADING_WAIT)),
         Err(error) if error.is_conflict() => {
             tracing::debug!(%error, "somebody else was faster");
             return Ok(Requeue::requeue(Duration::from_millis(100)));

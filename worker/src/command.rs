@@ -410,7 +410,8 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 fn memory(text: &str) -> Result<MemorySize, String> {
     // `GiB` is `Gi` to Kubernetes; people write both.
-    MemorySize::parse(text.strip_suffix('B').unwrap_or(text)).ok_or_else(|| "must be an amount of memory such as 8Gi or 512Mi".to_owned())
+    MemorySize::parse(text.strip_suffix('B').unwrap_or(text))
+        .ok_or_else(|| "must be an amount of memory such as 8Gi or 512Mi".to_owned())
 }
 
 #[cfg(test)]
