@@ -15,7 +15,7 @@ export RUST_BACKTRACE ?= 0
 TIDERACE := $(CARGO_TARGET_DIR)/release/tiderace
 EVENTS := engine/tests/data/golden/events.jsonl.gz
 
-.PHONY: help run test soak e2e bench bench-storage bench-operator demo-k8s demo-k8s-down doc setup update
+.PHONY: help run test mistakes soak e2e bench bench-storage bench-operator demo-k8s demo-k8s-down doc setup update
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ test: setup ## All that CI asks: format, lints, tests, documentation, generated 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked --quiet
+	$(MAKE) --no-print-directory mistakes
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked
 	$(MAKE) --no-print-directory e2e
 	@echo "make test: all is well"
@@ -49,9 +50,13 @@ demo-k8s: setup ## A Kubernetes on this machine with the operator and an example
 demo-k8s-down: ## Remove it, without a trace but the build cache
 	@examples/kubernetes/demo down
 
+mistakes: ## Storage with mistakes made on purpose: each must make its tests fail (MISTAKES=all runs all tests with each)
+	TIDERACE_MISTAKES=$(MISTAKES) cargo test --locked --quiet -p tiderace-storage --features bugs --test crash_points -- mistakes:: --nocapture
+
 soak: setup ## Storage for hours: millions of crash points, kills and interleavings (SEED=1 ROUNDS=5000)
 	TIDERACE_CRASH_SEED=$(or $(SEED),1) TIDERACE_CRASH_ROUNDS=$(or $(ROUNDS),5000) TIDERACE_KILL_ROUNDS=300 TIDERACE_INTERLEAVINGS=20000 \
 	cargo test --locked -p tiderace-storage --test crash_points --test processes --test interleavings -- --nocapture
+	$(MAKE) --no-print-directory mistakes MISTAKES=all
 
 update: ## Write the generated files anew (definitions, reference pages, deploy/tiderace.yaml)
 	UPDATE=1 cargo test --workspace --locked --lib -- up_to_date
@@ -65,6 +70,7 @@ bench: setup ## Nexmark: events per second and core, CPU per event, memory, dige
 
 bench-storage: setup ## The concurrent store under YCSB beside a plain hash map, appends to the log (YCSB="--keys 250000 --threads 1")
 	cargo bench --locked -p tiderace-storage --bench ycsb -- $(YCSB)
+	$(if $(YCSB),,cargo bench --locked -p tiderace-storage --bench checkpoints)
 
 JOBS ?= 1000
 bench-operator: ## One operator with 1000 jobs on a real API server, pods faked: memory, CPU, writes, reaction (JOBS=100)

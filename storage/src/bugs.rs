@@ -23,6 +23,24 @@ pub(crate) enum Bug {
     TrustsPages,
     /// The manifest is made durable before what it names.
     ManifestFirst,
+    /// Records that change while they are captured aren't saved as they were (R5).
+    CaptureSavesNothing,
+    /// A checkpoint of changes doesn't say what was removed.
+    ChangesForgetRemovals,
+    /// A checkpoint of changes is read without those before it (R7).
+    ForgetsBase,
+    /// A concurrent store's shards are cut when they are written, not at their sessions' cut (R5).
+    ShardsCutLate,
+    /// Read, then lock again to write (R1).
+    RmwBetweenLocks,
+    /// A checkpoint waits for sessions that do nothing (R13).
+    WaitsForIdle,
+    /// A log calls durable what was appended (R8, R10, R11).
+    AcknowledgesEarly,
+    /// A segment's name isn't made durable (R9).
+    ForgetsDirectory,
+    /// The checksum of a log's record isn't compared (R14).
+    TrustsRecords,
 }
 
 /// Whether the mistake is to be made: `TIDERACE_BUG` names it.

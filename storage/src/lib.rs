@@ -26,7 +26,7 @@ mod store;
 mod sync;
 mod wal;
 
-pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints, Image, Part, vnode_of};
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointWriter, Checkpoints, Image, Part, vnode_of};
 pub use checkpoint_store::{
     CheckpointStore, CheckpointStoreError, Created, DirectoryStore, ObjectCheckpointStore, STORED_FILE_BYTES_MAX, publish,
 };
@@ -39,6 +39,9 @@ pub use log::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX, Log, LogRecord, LogScan, O
 pub use ordered::{OrderedRange, OrderedTable};
 pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};
 pub use segment::{Finding, LogError, LogOptions, Lsn, RepairPolicy, RepairReport};
-pub use shard::{Answer, Busy, OpenAt, Operation, Recovered, Residency, Shard, ShardOptions, Submitted, TableId, Ticket};
+pub use shard::{
+    Answer, Busy, CaptureKind, CapturedBlock, OpenAt, Operation, Recovered, Residency, Shard, ShardOptions, Submitted, TableId,
+    Ticket,
+};
 pub use store::{StoreCounts, StoreError, StoreOptions};
 pub use wal::{Commit, SourceOffset, Wal, WalEntry, WalError, WalOptions};

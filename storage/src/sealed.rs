@@ -15,8 +15,10 @@ pub(crate) const HEADER_BYTES: usize = 20;
 pub(crate) struct Frame {
     /// What it begins with.
     pub(crate) magic: [u8; 8],
-    /// The only format that this version reads and writes.
+    /// The format that this version writes.
     pub(crate) format: u32,
+    /// The oldest format that it reads.
+    pub(crate) oldest_format: u32,
     /// For messages: `a manifest`.
     pub(crate) name: &'static str,
 }
@@ -36,6 +38,11 @@ impl Frame {
 
     /// The body in a file's bytes, or why there is none.
     pub(crate) fn open<'b>(&self, bytes: &'b [u8]) -> Result<&'b [u8], String> {
+        self.open_any(bytes).map(|(_, body)| body)
+    }
+
+    /// The same, with the format.
+    pub(crate) fn open_any<'b>(&self, bytes: &'b [u8]) -> Result<(u32, &'b [u8]), String> {
         let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
             return Err("it is shorter than a manifest's header".to_owned());
         };
@@ -49,9 +56,9 @@ impl Frame {
         if crc32c_append(crc32c(&header[..16]), body) != number(16) {
             return Err("its checksum is wrong".to_owned());
         }
-        if number(8) != self.format {
+        if !(self.oldest_format..=self.format).contains(&number(8)) {
             return Err(format!("format {} is not known to this version", number(8)));
         }
-        Ok(body)
+        Ok((number(8), body))
     }
 }

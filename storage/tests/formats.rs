@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tiderace_storage::inspect::{inspect_checkpoint, inspect_log, inspect_wal};
 use tiderace_storage::{
-    CheckpointError, Checkpoints, Commit, Device, DeviceOp, FileName, KvKeys, KvOptions, LogOptions, Lsn, OwnedLog, ReadOnlyLog,
-    RepairPolicy, ShardedKv, SimDevice, SourceOffset, TableId, Wal, WalEntry, WalError,
+    CaptureKind, CheckpointError, Checkpoints, Commit, Device, DeviceOp, FileDevice, FileName, KvKeys, KvOptions, LogOptions,
+    Lsn, OpenAt, OwnedLog, ReadOnlyLog, RepairPolicy, Shard, ShardOptions, ShardedKv, SimDevice, SourceOffset, StoreOptions,
+    TableId, TableLayout, Wal, WalEntry, WalError,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -49,13 +51,7 @@ fn checked_in(name: &str, made: &Files) -> Files {
         std::fs::create_dir_all(&directory).unwrap();
         made.iter().for_each(|(file, data)| std::fs::write(directory.join(file), data).unwrap());
     }
-    let entries = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
-    entries
-        .map(|entry| {
-            let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
-        })
-        .collect()
+    read_directory(&directory)
 }
 
 fn record(i: u8) -> Vec<u8> {
@@ -207,7 +203,15 @@ fn stores_of_the_first_version_open_and_damaged_ones_are_refused() {
     session.upsert(b"long", &[8; 100]).unwrap();
     kv.checkpoint(SOON).unwrap();
     drop(session);
-    let whole = checked_in("kv-v1", &files(&mut kv.into_device().unwrap()));
+    let now = files(&mut kv.into_device().unwrap());
+    let whole = checked_in("kv-v2", &now);
+    assert!(whole == now, "the same calls write other bytes than are checked in");
+    assert_eq!(
+        from_the_documentation::checkpoint(&whole, 2).content,
+        from_the_documentation::checkpoint(&fixture_files("kv-v1"), 2).content
+    );
+    // The same as it was written before there were layers.
+    let whole = fixture_files("kv-v1");
     let kv = ShardedKv::open(device(&whole), options.clone()).unwrap();
     assert_eq!((kv.len().unwrap(), kv.sessions()), (101, vec![(0, 101)]));
     let mut session = kv.resume_session(0, 102).unwrap();
@@ -237,8 +241,148 @@ fn stores_of_the_first_version_open_and_damaged_ones_are_refused() {
     assert_eq!(shard.point(TableId(0), 8).len(), 101);
 }
 
-/// A reader of segments that is written from `docs/storage-format.md` alone and shares no code with the crate, not even the checksum.
+/// What a shard's tables hold: table, key, value.
+type Content = BTreeMap<u64, BTreeMap<Vec<u8>, Vec<u8>>>;
+
+fn put(shard: &mut Shard, table: u64, key: &[u8], value: &[u8], content: &mut Content) {
+    match table {
+        9 => shard.ordered(TableId(table)).put(key, value),
+        _ => drop(shard.point(TableId(table), 8).put(u64::from(crc32c::crc32c(key)) << 32, key, value)),
+    }
+    content.entry(table).or_default().insert(key.to_vec(), value.to_vec());
+}
+
+fn remove(shard: &mut Shard, table: u64, key: &[u8], content: &mut Content) {
+    match table {
+        9 => assert!(shard.ordered(TableId(table)).remove(key)),
+        _ => assert!(shard.point(TableId(table), 8).remove(u64::from(crc32c::crc32c(key)) << 32, key)),
+    }
+    content.entry(table).or_default().remove(key);
+}
+
+/// Two rounds of changes, with all that a checkpoint can say; what the shard holds after each.
+fn change(shard: &mut Shard, round: u8, content: &mut Content) {
+    for i in 0..40_u8 {
+        if round == 0 || i % 8 == 0 {
+            put(shard, 1, &[i, 1], &vec![i + round; usize::from(i)], content);
+            put(shard, 9, &[i / 3, i], &[round, i, 7], content);
+        }
+    }
+    if round == 0 {
+        put(shard, 3, b"of a table that is cleared", b"12345678", content);
+        put(shard, 3, b"", b"of an empty key", content);
+    } else {
+        (10..15).for_each(|i| remove(shard, 1, &[i, 1], content));
+        remove(shard, 9, &[0, 2], content);
+        shard.point(TableId(3), 8).clear();
+        content.remove(&3);
+        put(shard, 3, b"behind", b"", content);
+    }
+}
+
+#[test]
+fn checkpoints_of_changes_open_are_written_alike_and_are_as_documented() {
+    let mut shard = Shard::new(ShardOptions { budget_bytes: usize::MAX });
+    let (mut device, mut content) = (SimDevice::new(1), Content::new());
+    let mut checkpoints = Checkpoints::open(&mut device, 2).unwrap();
+    let mut cuts = Vec::new();
+    for round in 0..2_u8 {
+        change(&mut shard, round, &mut content);
+        let version = 4 + u64::from(round);
+        let kind = shard.begin_capture(version, checkpoints.base(8), 8).unwrap();
+        assert_eq!(kind == CaptureKind::Changes, round == 1);
+        let (mut writer, mut blocks) = (checkpoints.begin(version, 8).unwrap(), Vec::new());
+        writer.begin_all(kind);
+        while shard.capture_slice(1000, &mut blocks) {}
+        blocks.iter().try_for_each(|block| writer.push(block)).unwrap();
+        writer.commit(content.values().map(|t| t.len() as u64).sum(), b"a note").unwrap();
+        cuts.push(content.clone());
+    }
+    drop(checkpoints);
+    let made = files(&mut device);
+    let whole = checked_in("checkpoints-v2", &made);
+    assert!(whole == made, "the same calls write other bytes than are checked in");
+    for (version, cut) in [(4, &cuts[0]), (5, &cuts[1])] {
+        let read = from_the_documentation::checkpoint(&whole, version);
+        assert!(read.content == *cut, "version {version}");
+        assert_eq!((read.note.as_slice(), read.vnodes), (b"a note".as_slice(), 8));
+        let mut checkpoints = Checkpoints::open(self::device(&whole), 2).unwrap();
+        let checkpoint = checkpoints.load(version).unwrap();
+        let mut target = Shard::new(ShardOptions { budget_bytes: usize::MAX });
+        checkpoints.restore(&checkpoint, &mut target, 0..8, |_, _| true).unwrap();
+        assert!(held(&mut target) == *cut, "version {version}");
+    }
+    // The concurrent store's, of the format before: one data file, no layers.
+    let (kv, content) = (fixture_files("kv-v1"), &from_the_documentation::checkpoint(&fixture_files("kv-v1"), 2));
+    assert_eq!((content.vnodes, content.content[&0].len()), (4, 101));
+    assert_eq!(content.content[&0][b"long".as_slice()], [8; 100]);
+    assert_eq!(from_the_documentation::sessions(&content.note), (8, 1, vec![(0, 101)]));
+    assert!(ShardedKv::open(self::device(&kv), KvOptions { shards: 4, ..KvOptions::new(1) }).is_ok());
+}
+
+#[test]
+fn pages_of_shards_open_are_written_alike_and_are_as_documented() {
+    let directory = tempfile::tempdir().unwrap();
+    let layout = TableLayout { page_bits: 9, index_bits: 1, segment_bits: 3, tag_bits: 2, block_bits: 7, chunk_blocks: 4 };
+    let store = StoreOptions { shard: 6, segment_bytes: 4 << 10, batch_bytes: 2 << 10 };
+    let open = |path: &Path, at| {
+        let device = Box::new(FileDevice::open(path).unwrap());
+        Shard::open(ShardOptions { budget_bytes: 1 << 20 }, layout, device, store, 2, at).unwrap()
+    };
+    let (mut shard, _) = open(directory.path(), OpenAt::Newest);
+    let (mut content, mut cuts) = (Content::new(), Vec::new());
+    for round in 0..2_u8 {
+        change(&mut shard, round, &mut content);
+        shard.checkpoint_now(4 + u64::from(round), b"a note").unwrap();
+        cuts.push(content.clone());
+    }
+    drop(shard);
+    let mut made = read_directory(directory.path());
+    made.remove(".lock");
+    let whole = checked_in("pages-v1", &made);
+    assert!(whole == made, "the same calls write other bytes than are checked in");
+    for (version, cut) in [(4, &cuts[0]), (5, &cuts[1])] {
+        let (note, read) = from_the_documentation::pages(&whole, version, 6);
+        assert!(read == *cut, "version {version}");
+        assert_eq!(note, b"a note");
+        let copy = tempfile::tempdir().unwrap();
+        whole.iter().for_each(|(file, data)| std::fs::write(copy.path().join(file), data).unwrap());
+        let (mut shard, recovered) = open(copy.path(), OpenAt::Version(version));
+        assert_eq!(recovered.unwrap().note, b"a note");
+        assert!(held(&mut shard) == *cut, "version {version}");
+    }
+}
+
+fn held(shard: &mut Shard) -> Content {
+    let mut content = Content::new();
+    for table in [1, 3] {
+        let (mut records, points) = (Vec::new(), shard.point(TableId(table), 8));
+        assert_eq!(points.scan(0, usize::MAX, &mut records), None);
+        content.insert(table, records.iter().map(|r| (points.key(*r).to_vec(), points.value(*r).to_vec())).collect());
+    }
+    let all = shard.ordered(TableId(9)).range(Bound::Unbounded, Bound::Unbounded);
+    content.insert(9, all.map(|(k, v)| (k.to_vec(), v.to_vec())).collect());
+    content
+}
+
+fn read_directory(directory: &Path) -> Files {
+    let entries = std::fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+    entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+fn fixture_files(name: &str) -> Files {
+    read_directory(&fixture(name))
+}
+
+/// Readers of all formats that are written from `docs/storage-format.md` alone and share no code with the crate, not even the checksum.
 mod from_the_documentation {
+    use super::{Content, Files};
+
     fn crc32c(bytes: &[u8]) -> u32 {
         let mut crc = !0_u32;
         for byte in bytes {
@@ -300,6 +444,174 @@ mod from_the_documentation {
             }
         }
         (records, end)
+    }
+
+    /// Takes numbers and bytes from the front.
+    struct Reader<'a>(&'a [u8]);
+
+    impl<'a> Reader<'a> {
+        fn bytes(&mut self, count: usize) -> &'a [u8] {
+            let (front, rest) = self.0.split_at(count);
+            self.0 = rest;
+            front
+        }
+
+        fn u32(&mut self) -> u32 {
+            u32::from_le_bytes(self.bytes(4).try_into().unwrap())
+        }
+
+        fn u64(&mut self) -> u64 {
+            u64::from_le_bytes(self.bytes(8).try_into().unwrap())
+        }
+    }
+
+    /// The format and the body of a manifest.
+    fn sealed<'a>(bytes: &'a [u8], magic: &[u8; 8]) -> (u32, &'a [u8]) {
+        assert_eq!(&bytes[..8], magic);
+        assert_eq!(u32_at(bytes, 12) as usize, bytes.len() - 20);
+        assert_eq!(crc32c(&[&bytes[..16], &bytes[20..]].concat()), u32_at(bytes, 16));
+        (u32_at(bytes, 8), &bytes[20..])
+    }
+
+    pub(super) struct Checkpoint {
+        pub(super) vnodes: u32,
+        pub(super) note: Vec<u8>,
+        pub(super) content: Content,
+    }
+
+    /// A checkpoint: its manifest, and the blocks of data files that it names.
+    pub(super) fn checkpoint(files: &Files, version: u64) -> Checkpoint {
+        let (format, body) = sealed(&files[&format!("manifest-{version:020}")], b"TRMANIFE");
+        let mut body = Reader(body);
+        assert_eq!(body.u64(), version);
+        let (vnodes, records) = (body.u32(), body.u64());
+        let data_bytes = if format == 1 { body.u64() } else { 0 };
+        let note_bytes = body.u32() as usize;
+        let note = body.bytes(note_bytes).to_vec();
+        let data_files: Vec<(u64, u64)> = match format {
+            1 => vec![(version, data_bytes)],
+            2 => (0..body.u32()).map(|_| (body.u64(), body.u64())).collect(),
+            other => panic!("format {other}"),
+        };
+        // Of each part (and so of each key) later blocks replace what earlier ones say.
+        let mut held: std::collections::BTreeMap<u64, std::collections::BTreeMap<Vec<u8>, (u32, Vec<u8>)>> = Default::default();
+        for _ in 0..body.u32() {
+            let (of, data_bytes) = data_files[if format == 1 { 0 } else { body.u32() as usize }];
+            let (offset, bytes, part, crc) = (body.u64(), body.u32() as usize, body.u32(), body.u32());
+            let data = &files[&format!("shard-{of:020}.data")];
+            assert_eq!(data.len() as u64, data_bytes);
+            let block = &data[offset as usize..offset as usize + bytes];
+            let payload = &block[12..];
+            assert_eq!((u32_at(block, 0) as usize, u32_at(block, 4), u32_at(block, 8)), (payload.len(), crc, part));
+            let place = [&of.to_le_bytes()[..], &offset.to_le_bytes(), &part.to_le_bytes(), payload].concat();
+            assert_eq!(crc32c(&place), crc);
+            let mut payload = Reader(payload);
+            while !payload.0.is_empty() {
+                let (table, _width, kind, records) = (payload.u64(), payload.u32(), payload.u32(), payload.u32());
+                let table = held.entry(table).or_default();
+                if kind == 3 {
+                    assert_eq!(records, 0);
+                    table.retain(|_, (of, _)| *of != part);
+                }
+                for _ in 0..records {
+                    let hash = if kind == 1 { None } else { Some(payload.u64()) };
+                    let (key, value) = (payload.u32() as usize, payload.u32() as usize);
+                    let (key, value) = (payload.bytes(key).to_vec(), payload.bytes(value).to_vec());
+                    match hash {
+                        Some(hash) => assert_eq!(u128::from(hash) * u128::from(vnodes) >> 64, u128::from(part)),
+                        None => assert_eq!(part, u32::MAX),
+                    }
+                    match kind {
+                        0 | 1 => drop(table.insert(key, (part, value))),
+                        2 => drop(table.remove(&key)),
+                        other => panic!("kind {other}"),
+                    }
+                }
+            }
+        }
+        assert!(body.0.is_empty());
+        let content: Content =
+            held.into_iter().map(|(table, held)| (table, held.into_iter().map(|(k, (_, v))| (k, v)).collect())).collect();
+        assert_eq!(content.values().map(|t| t.len() as u64).sum::<u64>(), records);
+        Checkpoint { vnodes, note, content }
+    }
+
+    /// A concurrent store's note: bytes of values, next session, sessions with serials.
+    pub(super) fn sessions(note: &[u8]) -> (u32, u64, Vec<(u64, u64)>) {
+        let mut note = Reader(note);
+        assert_eq!((note.bytes(8), note.u32()), (b"TRKVSESS".as_slice(), 1));
+        let (value_bytes, next, count) = (note.u32(), note.u64(), note.u32());
+        let sessions = (0..count).map(|_| (note.u64(), note.u64())).collect();
+        assert!(note.0.is_empty());
+        (value_bytes, next, sessions)
+    }
+
+    /// A checkpoint of a shard's own pages: its note and content.
+    pub(super) fn pages(files: &Files, version: u64, shard: u32) -> (Vec<u8>, Content) {
+        let (format, body) = sealed(&files[&format!("pages-manifest-{version:020}")], b"TRFOLDOV");
+        let mut body = Reader(body);
+        assert_eq!((format, body.u64(), body.u32()), (1, version, shard));
+        let note_bytes = body.u32() as usize;
+        let note = body.bytes(note_bytes).to_vec();
+        let mut content = Content::new();
+        for _ in 0..body.u32() {
+            let (table, kind, _width, next, count) = (body.u64(), body.u32(), body.u32(), body.u64(), body.u32());
+            let mut pages = Vec::new();
+            for _ in 0..count {
+                let (number, segment, sector, sectors, crc) = (body.u64(), body.u32(), body.u32(), body.u32(), body.u32());
+                assert!(number <= next);
+                let from = sector as usize * 512;
+                let frame = &files[&format!("pages-{segment:010}.seg")][from..from + sectors as usize * 512];
+                let trailer = &frame[frame.len() - 64..];
+                assert_eq!((&trailer[..8], u32_at(trailer, 8), u32_at(trailer, 12)), (b"TRPAGE01".as_slice(), 1, shard));
+                assert_eq!((u64_at(trailer, 16), u64_at(trailer, 24)), (table, number));
+                let used = u64_at(trailer, 32) as usize;
+                assert_eq!((u32_at(trailer, 40), u32_at(trailer, 44), u32_at(trailer, 48)), (sectors, segment, sector));
+                assert_eq!((u32_at(trailer, 60), crc32c(&frame[..frame.len() - 4])), (crc, crc));
+                assert_eq!((used + 64).next_multiple_of(512), frame.len());
+                pages.push((number, &frame[..used]));
+            }
+            let of = content.entry(table).or_default();
+            if kind == 1 {
+                let mut last: Option<Vec<u8>> = None;
+                for (_, block) in pages {
+                    let mut block = Reader(block);
+                    while !block.0.is_empty() {
+                        let (key, value) = (block.u32() as usize, block.u32() as usize);
+                        let (key, value) = (block.bytes(key).to_vec(), block.bytes(value).to_vec());
+                        assert!(last.as_ref().is_none_or(|last| *last < key), "ascending over all blocks");
+                        last = Some(key.clone());
+                        of.insert(key, value);
+                    }
+                }
+                continue;
+            }
+            pages.sort_by_key(|(number, _)| *number);
+            let mut found_on = std::collections::BTreeMap::new();
+            for (number, page) in pages {
+                let mut at = 0;
+                while at + 24 <= page.len() {
+                    let word = u64_at(page, at);
+                    let (value_bytes, key_bytes, flags) =
+                        ((word >> 32) as usize, (word >> 6) as usize & ((1 << 26) - 1), word & 63);
+                    assert_eq!(flags & 0b11_0000, 0);
+                    let padded = value_bytes.next_multiple_of(8);
+                    if flags & 3 != 0 {
+                        let value = &page[at + 16..at + 16 + value_bytes];
+                        let key = page[at + 16 + padded..at + 16 + padded + key_bytes].to_vec();
+                        if flags & 1 != 0 {
+                            of.insert(key.clone(), value.to_vec());
+                            found_on.insert(key, number);
+                        } else if found_on.get(&key).is_some_and(|on| *on < u64_at(value, 0)) {
+                            of.remove(&key);
+                        }
+                    }
+                    at += (16 + padded + key_bytes.next_multiple_of(8)).max(24);
+                }
+            }
+        }
+        assert!(body.0.is_empty());
+        (note, content)
     }
 }
 

@@ -33,6 +33,7 @@ const SUMMARY: &str = "\
   - [Windows](design/windows.md)
   - [Shards](design/storage.md)
   - [Logs and the concurrent store](design/storage-log.md)
+  - [Defects of other stores](design/storage-tests.md)
   - [What the command prints](design/cli-output.md)
   - [Manifests are judged alike](design/manifest-check.md)
   - [Operator](design/operator.md)

@@ -1,7 +1,9 @@
 //! What the files of a checkpoint say, for inspection: without opening the directory's checkpoints and without a shard.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::MANIFEST_BYTES_MAX;
-use super::format::{KIND_POINT, ManifestBody, Role, data_name, manifest_name, open_block, read_payload, role};
+use super::format::{ManifestBody, Role, SectionKind, data_name, manifest_name, open_block, read_payload, role};
 use super::image::Part;
 use crate::device::{Device, DeviceError, DeviceOp, Done, FileName};
 
@@ -59,7 +61,7 @@ pub(crate) fn manifest(device: &mut (impl Device + ?Sized), version: u64) -> Res
     Ok(body(device, version)?.map(|body| Described {
         vnodes: body.vnode_count,
         records: body.records,
-        data_bytes: body.data_bytes,
+        data_bytes: body.data_bytes(),
         note_bytes: body.note.len() as u64,
         blocks: body
             .blocks
@@ -75,29 +77,55 @@ pub(crate) fn manifest(device: &mut (impl Device + ?Sized), version: u64) -> Res
     }))
 }
 
-/// Calls `f` with table, whether it is a point table, key and value of each record that can be read; offsets at which something is wrong.
+/// Something wrong: file, offset, and what.
+pub(crate) type DataProblem = (FileName, u64, String);
+
+/// Calls `f` with table, whether it is a point table, key and value of each record that the checkpoint holds and that can be read; what is wrong.
+/// Takes memory for the largest part of the state.
 pub(crate) fn data(
     device: &mut (impl Device + ?Sized),
     version: u64,
     f: &mut dyn FnMut(u64, bool, &[u8], &[u8]),
-) -> Result<Vec<(u64, String)>, DeviceError> {
+) -> Result<Vec<DataProblem>, DeviceError> {
     let Ok(body) = body(device, version)? else { return Ok(Vec::new()) };
     let mut problems = Vec::new();
-    for place in &body.blocks {
-        let bytes = match read(device, data_name(version), place.offset, place.bytes as usize) {
-            Err(e @ DeviceError::NotFound { .. }) => {
-                problems.push((0, e.to_string()));
-                break;
+    let mut parts: BTreeMap<Part, Vec<_>> = BTreeMap::new();
+    body.blocks.iter().for_each(|place| parts.entry(place.part).or_default().push(place));
+    let mut missing = BTreeSet::new();
+    for places in parts.values() {
+        // Later blocks replace what earlier ones say.
+        let mut held: BTreeMap<(u64, bool), BTreeMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
+        for place in places {
+            let file = data_name(place.file);
+            if missing.contains(&place.file) {
+                continue;
             }
-            other => other?,
-        };
-        let Some(payload) = open_block(&bytes, version, place) else {
-            problems.push((place.offset, "a block doesn't fit its checksum".to_owned()));
-            continue;
-        };
-        let read = read_payload(payload, |r| f(r.table.0, r.kind == KIND_POINT, r.key, r.value));
-        if read.is_none() {
-            problems.push((place.offset, "a block holds no records as they should be".to_owned()));
+            let bytes = match read(device, file.clone(), place.offset, place.bytes as usize) {
+                Err(e @ DeviceError::NotFound { .. }) => {
+                    problems.push((file, 0, e.to_string()));
+                    missing.insert(place.file);
+                    continue;
+                }
+                other => other?,
+            };
+            let Some(payload) = open_block(&bytes, place) else {
+                problems.push((file, place.offset, "a block doesn't fit its checksum".to_owned()));
+                continue;
+            };
+            let read = read_payload(payload, |r| {
+                let records = held.entry((r.table.0, r.kind != SectionKind::Ordered)).or_default();
+                match r.kind {
+                    SectionKind::Point | SectionKind::Ordered => drop(records.insert(r.key.to_vec(), r.value.to_vec())),
+                    SectionKind::Removed => drop(records.remove(r.key)),
+                    SectionKind::Cleared => records.clear(),
+                }
+            });
+            if read.is_none() {
+                problems.push((file, place.offset, "a block holds no records as they should be".to_owned()));
+            }
+        }
+        for ((table, is_point), records) in held {
+            records.iter().for_each(|(key, value)| f(table, is_point, key, value));
         }
     }
     Ok(problems)

@@ -2,7 +2,8 @@
 
 use std::ops::Bound;
 
-use super::format::{KIND_ORDERED, KIND_POINT, SectionWriter, read_payload};
+use super::format::{BlockRecord, SectionKind, SectionWriter, read_payload};
+use crate::point::{Entry, KeyBatch};
 use crate::shard::{Shard, TableId};
 
 /// A block is closed when it is at least this long; one record may make it longer.
@@ -17,7 +18,7 @@ pub fn vnode_of(hash: u64, count: u32) -> u32 {
 }
 
 /// Which part of the state a block holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// Records of point tables whose keys hash to this vnode.
     Vnode(u32),
@@ -72,7 +73,7 @@ impl Image {
                         continue;
                     }
                     let writer = &mut open[vnode as usize];
-                    writer.push(id, KIND_POINT, table.value_width(), hash, table.key(*record), table.value(*record));
+                    writer.push(id, SectionKind::Point, table.value_width(), hash, table.key(*record), table.value(*record));
                     image.records += 1;
                     if writer.len() >= BLOCK_BYTES {
                         image.blocks.push(ImageBlock { part: Part::Vnode(vnode), payload: writer.finish() });
@@ -89,7 +90,7 @@ impl Image {
         for (id, table) in shard.ordered_tables() {
             image.tables += 1;
             for (key, value) in table.range(Bound::Unbounded, Bound::Unbounded).filter(|(key, _)| has_ordered(id, key)) {
-                writer.push(id, KIND_ORDERED, 0, 0, key, value);
+                writer.push(id, SectionKind::Ordered, 0, 0, key, value);
                 image.records += 1;
                 if writer.len() >= BLOCK_BYTES {
                     image.blocks.push(ImageBlock { part: Part::Ordered, payload: writer.finish() });
@@ -133,10 +134,12 @@ impl Image {
     pub fn put_into(&self, shard: &mut Shard) -> u64 {
         let mut count = 0;
         for block in &self.blocks {
+            let mut restorer = Restorer::new();
             let read = read_payload(&block.payload, |r| {
-                restore(shard, r.table, r.kind, r.value_width, r.hash, r.key, r.value);
+                restorer.push(shard, &r);
                 count += 1;
             });
+            restorer.finish(shard);
             debug_assert!(read.is_some(), "an image is what its writer made");
         }
         count
@@ -155,11 +158,91 @@ impl Image {
     }
 }
 
-/// Puts a record back.
-pub(super) fn restore(shard: &mut Shard, id: TableId, kind: u8, value_width: usize, hash: u64, key: &[u8], value: &[u8]) {
-    if kind == KIND_POINT {
-        shard.point(id, value_width).put(hash, key, value);
-    } else {
-        shard.ordered(id).put(key, value);
+/// Records of one point table that are put back together: the table asks for the memory of later ones while it works on earlier ones.
+#[derive(Debug)]
+struct Batch<'p> {
+    table: TableId,
+    value_width: usize,
+    bytes: Vec<u8>,
+    offsets: Vec<u32>,
+    hashes: Vec<u64>,
+    values: Vec<&'p [u8]>,
+    entries: Vec<Entry>,
+}
+
+/// Puts records back, or takes them away, in their order as far as that matters.
+#[derive(Debug)]
+pub(super) struct Restorer<'p> {
+    batch: Batch<'p>,
+}
+
+impl<'p> Restorer<'p> {
+    pub(super) fn new() -> Self {
+        let batch = Batch {
+            table: TableId(0),
+            value_width: 0,
+            bytes: Vec::new(),
+            offsets: vec![0],
+            hashes: Vec::new(),
+            values: Vec::new(),
+            entries: Vec::new(),
+        };
+        Self { batch }
+    }
+
+    /// One record; the last ones are put by [`finish`](Self::finish).
+    pub(super) fn push(&mut self, shard: &mut Shard, r: &BlockRecord<'p>) {
+        let batches = r.kind == SectionKind::Point && r.value.len() == r.value_width && !r.value.is_empty();
+        let full = self.batch.hashes.len() >= SCAN_ROWS || self.batch.bytes.len() > BLOCK_BYTES;
+        if !batches || full || self.batch.table != r.table || self.batch.value_width != r.value_width {
+            self.finish(shard);
+        }
+        match r.kind {
+            SectionKind::Point if batches && r.key.len() < BLOCK_BYTES => {
+                (self.batch.table, self.batch.value_width) = (r.table, r.value_width);
+                self.batch.bytes.extend_from_slice(r.key);
+                self.batch.offsets.push(self.batch.bytes.len() as u32);
+                self.batch.hashes.push(r.hash);
+                self.batch.values.push(r.value);
+            }
+            SectionKind::Point => {
+                self.finish(shard);
+                shard.point(r.table, r.value_width).put(r.hash, r.key, r.value);
+            }
+            SectionKind::Ordered => shard.ordered(r.table).put(r.key, r.value),
+            SectionKind::Removed => {
+                shard.point(r.table, r.value_width).remove(r.hash, r.key);
+            }
+            // Whoever reads blocks in their order leaves out what comes before this.
+            SectionKind::Cleared => {}
+        }
+    }
+
+    /// Puts what is gathered.
+    pub(super) fn finish(&mut self, shard: &mut Shard) {
+        let Batch { table, value_width, bytes, offsets, hashes, values, entries } = &mut self.batch;
+        if hashes.is_empty() {
+            return;
+        }
+        let table = shard.point(*table, *value_width);
+        entries.clear();
+        table.entries(&KeyBatch { bytes, offsets, hashes }, entries);
+        let mut others = Vec::new();
+        for (i, (entry, value)) in entries.iter().zip(&*values).enumerate() {
+            let place = table.value_mut(entry.record);
+            if place.len() == value.len() {
+                place.copy_from_slice(value);
+            } else {
+                others.push(i);
+            }
+        }
+        // An older layer had a value of another length: the record moves, and no reference given out before is used any more.
+        for i in others {
+            table.put(hashes[i], &bytes[offsets[i] as usize..offsets[i + 1] as usize], values[i]);
+        }
+        bytes.clear();
+        offsets.truncate(1);
+        hashes.clear();
+        values.clear();
     }
 }

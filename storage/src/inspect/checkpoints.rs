@@ -140,7 +140,8 @@ fn report(device: &mut (impl Device + ?Sized), version: u64, reads_data: bool) -
             read += 1;
         })?;
         let data_file = describe::data_file(version);
-        let problem = |(offset, what)| Problem { file: data_file.as_str().to_owned(), offset: Some(offset), what };
+        let problem =
+            |(file, offset, what): describe::DataProblem| Problem { file: file.as_str().to_owned(), offset: Some(offset), what };
         report.problems.extend(problems.into_iter().map(problem));
         if report.problems.is_empty() && read != report.records {
             let what = format!("it holds {read} records, the manifest tells {}", report.records);

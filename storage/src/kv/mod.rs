@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Session ──batch──▶ Gate: which version? ──▶ shard by the key's hash, each behind its own lock
-//! checkpoint ──▶ raise the version ──▶ older batches end ──▶ cut each shard, divide each session ──▶ Checkpoints
+//! checkpoint ──▶ raise the version ──▶ older batches end ──▶ cut each shard, divide each session
+//!   ──▶ slices of each shard in turn, sessions in between ──▶ CheckpointWriter ──▶ manifest
 //! ```
 //! Sessions number their changes: serial 1, 2, 3, … A checkpoint holds, of each session, exactly the changes up to one serial, and says
 //! which; a batch is in it as a whole or not at all. Whoever recovers it goes on behind that serial.
@@ -15,10 +16,12 @@ mod table;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use hashbrown::HashSet;
 
-use crate::checkpoint::{CheckpointError, Checkpoints, Image, vnode_of};
+use crate::bugs::{self, Bug};
+use crate::checkpoint::{Checkpoint, CheckpointError, Checkpoints, Part, vnode_of};
 use crate::device::Device;
-use crate::shard::{Shard, ShardOptions, TableId};
+use crate::shard::{CaptureKind, Shard, ShardOptions, TableId};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
 
 use gate::{Gate, Slot};
@@ -30,6 +33,8 @@ pub use session::Session;
 const TABLE: TableId = TableId(0);
 /// Most sessions that a store knows: those that live and those whose serials it keeps.
 const SESSIONS_MAX: usize = 65_536;
+/// A shard is locked by a checkpoint for so many bytes of records at once: some microseconds.
+const SLICE_BYTES: usize = 8 << 10;
 /// Longest that a batch waits for batches of an older version.
 const BATCH_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -135,8 +140,16 @@ struct Locked {
     shard: Shard,
     /// The version of changes that are made now.
     version: u64,
-    /// What the shard held when it was cut for a version.
-    captured: Option<(u64, Image)>,
+    /// What was cut last, until the checkpoint takes it over.
+    cut: Option<Cut>,
+}
+
+/// A shard's part of a checkpoint.
+#[derive(Clone, Copy)]
+struct Cut {
+    version: u64,
+    kind: CaptureKind,
+    records: u64,
 }
 
 struct Inner {
@@ -145,6 +158,10 @@ struct Inner {
     shards: Vec<CachePadded<Mutex<Locked>>>,
     /// The version that is being captured; 0 for none.
     capturing: AtomicU64,
+    /// The version that the capture's changes are relative to; 0 for none.
+    base: AtomicU64,
+    /// Parts that the capture is to hold whole.
+    rewrites: Mutex<HashSet<Part>>,
     used_bytes: AtomicUsize,
     sessions: Mutex<Sessions>,
 }
@@ -152,7 +169,7 @@ struct Inner {
 #[derive(Default)]
 struct Sessions {
     next: u64,
-    live: hashbrown::HashSet<u64>,
+    live: HashSet<u64>,
 }
 
 impl Inner {
@@ -164,12 +181,44 @@ impl Inner {
     fn lock(&self, shard: usize, version: u64) -> Result<MutexGuard<'_, Locked>, KvError> {
         let mut locked = self.shards[shard].lock().map_err(|_| KvError::Poisoned)?;
         if locked.version < version {
-            if self.capturing.load(Ordering::SeqCst) == version {
-                locked.captured = Some((version, Image::of(&locked.shard, self.options.shards)));
+            if self.capturing.load(Ordering::SeqCst) == version && !bugs::is_on(Bug::ShardsCutLate) {
+                self.cut(shard, &mut locked, version)?;
             }
             locked.version = version;
         }
         Ok(locked)
+    }
+
+    /// Cuts a shard for a version: takes some stores, whatever the shard holds.
+    fn cut(&self, shard: usize, locked: &mut Locked, version: u64) -> Result<(), KvError> {
+        let before = locked.shard.used_bytes();
+        // Left by a checkpoint that failed while somebody held this shard.
+        while locked.shard.is_capturing() && locked.shard.abandon_capture(usize::MAX) {}
+        let is_rewritten = {
+            let rewrites = self.rewrites.lock().unwrap_or_else(PoisonError::into_inner);
+            rewrites.contains(&Part::Vnode(shard as u32))
+        };
+        let base = Some(self.base.load(Ordering::SeqCst)).filter(|base| *base > 0 && !is_rewritten);
+        let records = locked.shard.point(TABLE, self.options.value_bytes).len() as u64;
+        let kind = locked.shard.begin_capture(version, base, self.options.shards)?;
+        locked.cut = Some(Cut { version, kind, records });
+        self.account(before, locked.shard.used_bytes());
+        Ok(())
+    }
+
+    /// Gives up what is captured of all shards, in slices; what a batch holds at this moment is left to the next cut.
+    fn abandon_captures(&self) {
+        for shard in &self.shards {
+            while let Ok(mut locked) = shard.try_lock() {
+                locked.cut = None;
+                let before = locked.shard.used_bytes();
+                let more = locked.shard.is_capturing() && locked.shard.abandon_capture(SLICE_BYTES);
+                self.account(before, locked.shard.used_bytes());
+                if !more {
+                    break;
+                }
+            }
+        }
     }
 
     /// Notes what a shard's memory has become.
@@ -230,7 +279,7 @@ impl<D: Device> ShardedKv<D> {
                 checkpoints.restore(checkpoint, &mut shard, number..number + 1, |_, _| true)?;
             }
             used += shard.used_bytes();
-            shards.push(CachePadded::new(Mutex::new(Locked { shard, version, captured: None })));
+            shards.push(CachePadded::new(Mutex::new(Locked { shard, version, cut: None })));
         }
         let (gate, mut sessions) = (Gate::new(version), Sessions::default());
         if let Some(table) = table {
@@ -242,6 +291,8 @@ impl<D: Device> ShardedKv<D> {
             gate,
             shards,
             capturing: AtomicU64::new(0),
+            base: AtomicU64::new(0),
+            rewrites: Mutex::new(HashSet::new()),
             used_bytes: AtomicUsize::new(used),
             sessions: Mutex::new(sessions),
         };
@@ -310,32 +361,79 @@ impl<D: Device> ShardedKv<D> {
             Err(TryLockError::Poisoned(_)) => return Err(KvError::Poisoned),
         };
         let inner = &*self.inner;
-        let next = inner.gate.version() + 1;
-        inner.capturing.store(next, Ordering::SeqCst);
-        let version = inner.gate.raise();
-        debug_assert_eq!(version, next, "versions are raised by checkpoints alone, one at a time");
-        let captured = if inner.gate.wait_drained(version, timeout) {
-            (0..inner.shards.len())
-                .map(|shard| Ok(inner.lock(shard, version)?.captured.take().filter(|(v, _)| *v == version).map(|(_, i)| i)))
-                .collect::<Result<Option<Vec<Image>>, KvError>>()
-        } else {
-            Err(KvError::Timeout { waited_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) })
-        };
+        let result = Self::cut_and_write(inner, &mut checkpoints, timeout);
         inner.capturing.store(0, Ordering::SeqCst);
-        let Some(image) = captured?.and_then(Image::join) else {
-            unreachable!("each shard is cut for a version once, when it is captured")
-        };
-        let serials = inner.gate.divide_all(version);
-        let next_session = inner.sessions().next;
-        let table = SessionTable { value_bytes: inner.options.value_bytes as u32, next_session, serials };
-        let records = checkpoints.commit(version, &image, &table.encode())?.records();
-        let serials = table.serials;
+        if result.is_err() {
+            inner.abandon_captures();
+        }
+        let (checkpoint, serials) = result?;
         for slot in inner.gate.slots().iter() {
             if let Ok(at) = serials.binary_search_by_key(&slot.id, |(id, _)| *id) {
                 slot.durable.fetch_max(serials[at].1, Ordering::Release);
             }
         }
-        Ok(KvCheckpoint { version, records, serials })
+        Ok(KvCheckpoint { version: checkpoint.version(), records: checkpoint.records(), serials })
+    }
+
+    /// The checkpoint, and the serials in it. After an error captures may be left.
+    fn cut_and_write(
+        inner: &Inner,
+        checkpoints: &mut Checkpoints<D>,
+        timeout: Duration,
+    ) -> Result<(Checkpoint, Vec<(u64, u64)>), KvError> {
+        let count = inner.options.shards;
+        inner.base.store(checkpoints.base(count).unwrap_or(0), Ordering::SeqCst);
+        *inner.rewrites.lock().unwrap_or_else(PoisonError::into_inner) = checkpoints.parts_to_rewrite();
+        // From here on a batch of the new version that comes to a shard cuts it first.
+        let next = inner.gate.version() + 1;
+        inner.capturing.store(next, Ordering::SeqCst);
+        let version = inner.gate.raise();
+        debug_assert_eq!(version, next, "versions are raised by checkpoints alone, one at a time");
+        if !inner.gate.wait_drained(version, timeout) {
+            return Err(KvError::Timeout { waited_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) });
+        }
+        let mut cuts = Vec::with_capacity(inner.shards.len());
+        for shard in 0..inner.shards.len() {
+            let mut locked = inner.lock(shard, version)?;
+            if bugs::is_on(Bug::ShardsCutLate) {
+                inner.cut(shard, &mut locked, version)?;
+            }
+            let Some(cut) = locked.cut.take().filter(|cut| cut.version == version) else {
+                unreachable!("each shard is cut for a version once, while that is captured")
+            };
+            cuts.push(cut);
+        }
+        inner.capturing.store(0, Ordering::SeqCst);
+        let serials = inner.gate.divide_all(version);
+        let next_session = inner.sessions().next;
+        let table = SessionTable { value_bytes: inner.options.value_bytes as u32, next_session, serials };
+        let mut writer = checkpoints.begin(version, count)?;
+        for (cut, part) in cuts.iter().zip((0..count).map(Part::Vnode)) {
+            writer.begin_part(part, cut.kind);
+        }
+        writer.begin_part(Part::Ordered, CaptureKind::Whole);
+        // A slice of each shard in turn: nobody who waits for one shard waits for more than a slice.
+        let mut left: Vec<usize> = (0..inner.shards.len()).collect();
+        let mut blocks = Vec::new();
+        while !left.is_empty() {
+            let mut at = 0;
+            while at < left.len() {
+                let mut locked = inner.shards[left[at]].lock().map_err(|_| KvError::Poisoned)?;
+                let before = locked.shard.used_bytes();
+                let more = locked.shard.capture_slice(SLICE_BYTES, &mut blocks);
+                inner.account(before, locked.shard.used_bytes());
+                drop(locked);
+                if more {
+                    at += 1;
+                } else {
+                    left.swap_remove(at);
+                }
+                blocks.drain(..).try_for_each(|block| writer.push(&block))?;
+            }
+        }
+        let records = cuts.iter().map(|cut| cut.records).sum();
+        let checkpoint = writer.commit(records, &table.encode())?;
+        Ok((checkpoint, table.serials))
     }
 
     /// Calls `f` for each key and value, shard by shard: each shard stands meanwhile, and others change.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bugs::{self, Bug};
 use crate::point::{Entry, RecordRef};
 use crate::sync::{Arc, Ordering};
 
@@ -96,8 +97,14 @@ impl Session {
         let batch = Self::enter(&self.inner, &self.slot, &mut self.known, self.wait)?;
         let mut locked = self.inner.lock(self.inner.shard_of(hash), batch.version)?;
         let before = locked.shard.used_bytes();
-        let table = locked.shard.point(TABLE, self.inner.options.value_bytes);
-        match f(table.get(hash, key)) {
+        let mut table = locked.shard.point(TABLE, self.inner.options.value_bytes);
+        let new = f(table.get(hash, key));
+        if bugs::is_on(Bug::RmwBetweenLocks) {
+            drop(locked);
+            locked = self.inner.lock(self.inner.shard_of(hash), batch.version)?;
+            table = locked.shard.point(TABLE, self.inner.options.value_bytes);
+        }
+        match new {
             Some(value) => drop(table.put(hash, key, &value)),
             None => drop(table.remove(hash, key)),
         }

@@ -32,6 +32,20 @@ impl OrderedSnapshot {
         Self { chunks, chunk: 0, block: 0 }
     }
 
+    /// Tells the entries of the next block, in order; whether there is another. What the snapshot alone still holds of it is freed.
+    pub(crate) fn take_block(&mut self, mut f: impl FnMut(&[u8], &[u8])) -> bool {
+        let Some(blocks) = self.chunks.get(self.chunk) else { return false };
+        if let Some(block) = blocks.get(self.block) {
+            (0..block.len()).map(|slot| block.entry(slot)).for_each(|(key, value)| f(key, value));
+            self.block += 1;
+        }
+        if self.block >= blocks.len() {
+            self.chunks[self.chunk] = Arc::default();
+            (self.chunk, self.block) = (self.chunk + 1, 0);
+        }
+        self.chunk < self.chunks.len()
+    }
+
     /// The next block that has no copy in the store, as bytes; those that have are stepped over.
     pub(crate) fn next_unwritten(&mut self) -> Option<Vec<u8>> {
         while let Some(blocks) = self.chunks.get(self.chunk) {

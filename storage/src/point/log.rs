@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! record, 8-byte aligned, never across a page:
-//!   0  u64  value length:32 | key length:26 | flags:6
+//!   0  u64  value length:32 | key length:26 | flags:6 (two of them for `capture`)
 //!   8  u64  hash of the key
 //!  16       value, padded to 8 · key, padded to 8; at least 24 bytes in all
 //! free space: the same lengths word, then u32 next | u32 previous of its list when LINKED
@@ -16,6 +16,7 @@
 use std::cell::{Cell, OnceCell};
 
 use super::TableLayout;
+use super::capture::Track;
 use super::cold::{Cold, growth};
 use super::index::ADDRESS_BITS;
 use crate::raw::Buffer;
@@ -56,6 +57,18 @@ pub(super) fn pad(bytes: usize) -> usize {
 pub(super) struct Lengths(u64);
 
 impl Lengths {
+    /// The lengths in a record's first word.
+    #[inline(always)]
+    pub(super) fn of(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The word: lengths and flags.
+    #[inline(always)]
+    pub(super) fn word(self) -> u64 {
+        self.0
+    }
+
     #[inline(always)]
     pub(super) fn new(key: usize, value: usize, flags: u64) -> Self {
         Self((value as u64) << VALUE_SHIFT | (key as u64) << KEY_SHIFT | flags)
@@ -153,6 +166,10 @@ pub(super) struct Log {
     pub(super) floor: Cell<u64>,
     /// What a store needs.
     pub(super) cold: Option<Box<Cold>>,
+    /// The flag of records that were made or changed in the interval that runs; 0 while nobody asks for changes.
+    pub(super) touch: u64,
+    /// What was changed, when somebody asks.
+    pub(super) track: Option<Box<Track>>,
     /// Memory of pages that were read again and isn't in `allocated_bytes` yet.
     pub(super) loaded_bytes: Cell<usize>,
     unit_bits: u32,
@@ -190,6 +207,8 @@ impl Log {
             next_number: 0,
             floor: Cell::new(0),
             cold: None,
+            touch: 0,
+            track: None,
             loaded_bytes: Cell::new(0),
             unit_bits: page_bits - 3,
             unit_mask: (1 << (page_bits - 3)) - 1,
@@ -320,8 +339,16 @@ impl Log {
         &bytes[HEADER_BYTES..HEADER_BYTES + Lengths(Self::word(bytes, 0)).value()]
     }
 
+    /// Sets a record's first word; its lengths stay.
+    pub(super) fn set_flags(&mut self, address: u64, word: u64) {
+        Self::set_word(self.from_mut(address), 0, word);
+    }
+
     #[inline(always)]
     pub(super) fn value_mut(&mut self, address: u64) -> &mut [u8] {
+        if self.touch != 0 && !self.lengths(address).is(self.touch) {
+            self.note_change(address);
+        }
         let bytes = self.from_mut(address);
         let end = HEADER_BYTES + Lengths(Self::word(bytes, 0)).value();
         &mut bytes[HEADER_BYTES..end]
@@ -337,7 +364,7 @@ impl Log {
 
     /// A new record with a value of zeros.
     pub(super) fn append(&mut self, hash: u64, key: &[u8], value_len: usize, flags: u64) -> u64 {
-        let lengths = Lengths::new(key.len(), value_len, flags);
+        let lengths = Lengths::new(key.len(), value_len, flags | self.touch);
         let size = lengths.size();
         let address = self.allocate(size);
         let bytes = &mut self.from_mut(address)[..size];
@@ -357,11 +384,17 @@ impl Log {
         self.live_bytes += size;
         let (page, _) = self.split(address);
         self.page_mut(page).live += size;
+        if self.touch != 0 {
+            self.note_new(address);
+        }
         address
     }
 
     /// Frees a record. The owner has taken it out of the index.
     pub(super) fn free(&mut self, address: u64) {
+        if self.touch != 0 {
+            self.note_removal(address);
+        }
         let size = self.lengths(address).size();
         let (page_no, _) = self.split(address);
         if self.is_sealed(address) {
@@ -385,8 +418,12 @@ impl Log {
             self.write_next();
         }
         let fresh = Self::with_bits(self.unit_bits + 3);
-        let cleared = std::mem::replace(self, fresh);
-        if let Some(cold) = cleared.cold {
+        let mut cleared = std::mem::replace(self, fresh);
+        if cleared.track.is_some() {
+            self.note_clear(cleared);
+            return;
+        }
+        if let Some(cold) = cleared.cold.take() {
             // Numbers go on: pages of before and after are never taken for each other.
             (self.next_number, self.sealed_below) = (cleared.next_number, cleared.next_number);
             self.cold = Some(Box::new(cold.emptied(&cleared.pages)));
@@ -673,6 +710,9 @@ impl Log {
 
     /// Copies a live record to elsewhere. Space for it is never found on its own page: a victim's free space is in no list, and it isn't the tail.
     fn move_record(&mut self, from: u64, size: usize, page_no: usize, offset: usize, moved: &mut impl FnMut(u64, u64, u64)) {
+        if self.touch != 0 {
+            self.note_move(from);
+        }
         let to = self.allocate(size);
         let Some(mut buffer) = self.pages[page_no].buffer.take() else { return };
         let record = &mut buffer.bytes_mut()[offset..offset + size];
@@ -684,6 +724,9 @@ impl Log {
         page.buffer = OnceCell::from(buffer);
         let (to_page, _) = self.split(to);
         self.page_mut(to_page).live += size;
+        if self.touch != 0 {
+            self.note_moved(to);
+        }
         if is_live {
             moved(self.hash(to), from, to);
         }

@@ -1,8 +1,10 @@
 //! Keys with values, found by hash: the table of groups, windows and join sides.
 
+mod capture;
 mod cold;
 mod index;
 mod log;
+mod page;
 mod pending;
 
 use std::cell::{Cell, RefCell};
@@ -11,9 +13,11 @@ use crate::bugs::{self, Bug};
 use crate::memory::Account;
 use crate::shard::TableId;
 use crate::store::StoreHandle;
+pub(crate) use capture::Captured;
 pub(crate) use cold::PageImage;
 use index::{ADDRESS_BITS, Index, SELF_SUFFICIENT_BITS};
 use log::{HAS_OLDER, KEY_BYTES_MAX, LIVE, Log, TOMBSTONE, VALUE_BYTES_MAX};
+pub(crate) use page::{PageRecord, read_page};
 pub(crate) use pending::{Located, PageRead};
 
 /// How many keys ahead a batch call asks for buckets, and for records.
@@ -151,6 +155,7 @@ impl PointTable {
     fn settle(&mut self) {
         let cold = match &self.log.cold {
             Some(cold) => cold.allocated_bytes(),
+            None if self.log.touch != 0 => self.log.track_bytes(),
             None => 0,
         };
         self.account.settle(size_of::<Self>() + self.log.allocated_bytes() + self.index.allocated_bytes() + cold);
@@ -434,6 +439,33 @@ impl PointTable {
             self.scan_ends.borrow_mut().clear();
             self.log.floor.set(0);
         }
+    }
+
+    // === captures
+
+    /// Cuts: what the table holds now, or what of it has changed since the last cut, is captured from here on. Whether it is all of it.
+    pub(crate) fn begin_capture(&mut self, wants_whole: bool) -> bool {
+        let is_whole = self.log.begin_capture_of_records(wants_whole);
+        self.settle();
+        is_whole
+    }
+
+    /// Whether the next capture can be one of changes.
+    pub(crate) fn knows_changes(&self) -> bool {
+        self.log.knows_changes()
+    }
+
+    /// The table is new: all of it is a change.
+    pub(crate) fn track_changes(&mut self) {
+        self.log.track_changes();
+        self.settle();
+    }
+
+    /// Some more of what is captured, of about as many bytes as are left; whether there is more.
+    pub(crate) fn capture_slice(&mut self, bytes: &mut usize, f: impl FnMut(Captured<'_>)) -> bool {
+        let more = self.log.capture_slice(bytes, f);
+        self.settle();
+        more
     }
 
     /// Bytes of each value made by [`entries`](Self::entries).

@@ -1,10 +1,13 @@
 //! What a shard does with a point table whose records may be on the device, without waiting for any.
 
 use super::cold::PageImage;
-use super::log::{HAS_OLDER, LIVE, Lengths, RECORD_BYTES_MIN, TOMBSTONE};
+use super::log::{HAS_OLDER, LIVE, Lengths, Log, RECORD_BYTES_MIN, TOMBSTONE};
 use super::{KeyBatch, PointTable};
 use crate::bugs::{self, Bug};
 use crate::store::ReadTicket;
+
+/// How many records ahead recovery asks for buckets of the index.
+const ADOPTED_AHEAD: usize = 16;
 
 /// Where a key's record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,8 +219,16 @@ impl PointTable {
         self.log.is_resident(at).then(|| self.log.page_bytes_of(id.1).to_vec())
     }
 
-    /// Copies what lives on a page to the tail, from an offset on, a few records at most; where to go on, or `None` at the end.
-    pub(crate) fn compact_page(&mut self, id: (u64, usize), page: &[u8], from: usize, records_max: usize) -> Option<usize> {
+    /// Copies what lives on a page to the tail, from an offset on, a few records at most; where to go on, or `None` at the end. Adds how many
+    /// were copied to `copied`.
+    pub(crate) fn compact_page(
+        &mut self,
+        id: (u64, usize),
+        page: &[u8],
+        from: usize,
+        records_max: usize,
+        copied: &mut u64,
+    ) -> Option<usize> {
         if self.log.floor.get() > 0 {
             // Scans find a page's records where they were when they began.
             return Some(from);
@@ -235,12 +246,14 @@ impl PointTable {
                     self.log.free_sealed(id.1, record.len());
                 } else {
                     self.copy_up(hash, at, record);
+                    *copied += 1;
                 }
             } else if lengths.is(TOMBSTONE) {
                 let origin = u64::from_le_bytes(value.try_into().ok()?);
                 if self.log.has_page_below(origin, id.0) {
                     let copy = self.log.append(hash, key, 8, TOMBSTONE);
                     self.log.value_mut(copy).copy_from_slice(value);
+                    *copied += 1;
                 }
                 self.log.free_sealed(id.1, record.len());
             }
@@ -318,16 +331,23 @@ impl PointTable {
             }
         };
         let slot = self.log.adopt_page(image, &page, keep_in_memory);
-        let mut offset = 0;
+        let (mut records, mut offset) = (Vec::with_capacity(page.len() / RECORD_BYTES_MIN / 2), 0);
         while offset + RECORD_BYTES_MIN <= page.len() {
             let record = Lengths::at(&page, offset).and_then(|l| Some((l, page.get(offset..offset.checked_add(l.size())?)?)));
             let Some((lengths, record)) = record else { break };
-            if lengths.is(LIVE | TOMBSTONE) && !self.adopt_record(slot, offset, lengths, record) {
-                break;
+            if lengths.is(LIVE | TOMBSTONE) {
+                records.push((offset, lengths, record));
             }
             offset += record.len();
         }
-        if offset + RECORD_BYTES_MIN <= page.len() {
+        let mut whole = offset + RECORD_BYTES_MIN > page.len();
+        for (i, (offset, lengths, record)) in records.iter().enumerate() {
+            if let Some((_, _, ahead)) = records.get(i + ADOPTED_AHEAD) {
+                self.index.prefetch(Log::word(ahead, 8));
+            }
+            whole = whole && self.adopt_record(slot, *offset, *lengths, record);
+        }
+        if !whole {
             store.lock().fail_page(&image.place, "it holds no records as they should be");
             return false;
         }

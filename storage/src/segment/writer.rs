@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::format::{CONTROL, FIRST_OF_GROUP, HEADER_BYTES, LAST_OF_GROUP, SegmentHeader, push_record, record_bytes, seal};
 use super::recovery::Recovered;
 use super::{LogError, LogOptions, Lsn, SegmentKind};
+use crate::bugs::{self, Bug};
 use crate::device::{DeviceError, DeviceOp, FileName};
 
 #[derive(Clone, Debug)]
@@ -176,7 +177,7 @@ impl Writer {
             Step::Prepare(DeviceOp::Create { file: file() }),
             Step::Prepare(DeviceOp::Allocate { file: file(), len: file_bytes }),
             Step::Prepare(DeviceOp::WriteSync { file: file(), offset: 0, data: header.encode(self.kind) }),
-            Step::Prepare(DeviceOp::SyncDir),
+            Step::Prepare(if bugs::is_on(Bug::ForgetsDirectory) { DeviceOp::Sync { file: file() } } else { DeviceOp::SyncDir }),
             Step::Created { base: segment.base },
         ]
     }
@@ -262,7 +263,7 @@ impl Writer {
     }
 
     pub(crate) fn durable(&self) -> Lsn {
-        Lsn(self.durable)
+        Lsn(if bugs::is_on(Bug::AcknowledgesEarly) { self.tail } else { self.durable })
     }
 
     /// The first position of the oldest segment.

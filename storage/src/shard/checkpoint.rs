@@ -437,7 +437,7 @@ enum Progress {
     Ended,
 }
 
-fn load(device: &mut dyn Device, version: u64, shard: u32) -> Result<PagesManifest, CheckpointError> {
+pub(super) fn load(device: &mut dyn Device, version: u64, shard: u32) -> Result<PagesManifest, CheckpointError> {
     let file = manifest_name(version);
     let damaged = |because: String| CheckpointError::Damaged { file: file.clone(), because };
     let read = device.execute(DeviceOp::Read { file: file.clone(), offset: 0, len: MANIFEST_BYTES_MAX })?;

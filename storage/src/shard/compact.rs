@@ -14,6 +14,8 @@ pub(super) struct Compaction {
     ticket: Option<ReadTicket>,
     bytes: Vec<u8>,
     offset: usize,
+    /// Whether the page was read from the device for this.
+    was_away: bool,
 }
 
 impl Shard {
@@ -30,7 +32,7 @@ impl Shard {
                     store.lock().fail(error);
                     return;
                 }
-                Some(Ok(bytes)) => (compaction.ticket, compaction.bytes) = (None, bytes),
+                Some(Ok(bytes)) => (compaction.ticket, compaction.bytes, compaction.was_away) = (None, bytes, true),
             }
         }
         let room = self.point.get(&compaction.table).map_or(0, |t| t.room_for_victim(compaction.page, RECORDS_A_TURN));
@@ -43,16 +45,24 @@ impl Shard {
             }
         }
         let Some(table) = self.point.get_mut(&compaction.table) else { return };
-        if let Some(offset) = table.compact_page(compaction.page, &compaction.bytes, compaction.offset, RECORDS_A_TURN) {
+        let mut copied = 0;
+        let next = table.compact_page(compaction.page, &compaction.bytes, compaction.offset, RECORDS_A_TURN, &mut copied);
+        let mut store = store.lock();
+        let counts = store.counts_mut();
+        counts.records_compacted += copied;
+        if let Some(offset) = next {
             compaction.offset = offset;
             self.compaction = Some(compaction);
+        } else {
+            counts.pages_compacted += 1;
+            counts.pages_compacted_from_device += u64::from(compaction.was_away);
         }
     }
 
     fn begin_compaction(&mut self, store: &StoreHandle) -> Option<Compaction> {
         let (id, page) = self.point.iter_mut().find_map(|(id, table)| table.find_victim().map(|page| (*id, page)))?;
         let table = self.point.get(&id)?;
-        let begun = Compaction { table: id, page, ticket: None, bytes: Vec::new(), offset: 0 };
+        let begun = Compaction { table: id, page, ticket: None, bytes: Vec::new(), offset: 0, was_away: false };
         if let Some(bytes) = table.victim_bytes(page) {
             return Some(Compaction { bytes, ..begun });
         }

@@ -14,7 +14,7 @@ use crate::point::PageImage;
 use crate::sealed::Frame;
 use crate::store::FramePlace;
 
-const FRAME: Frame = Frame { magic: *b"TRFOLDOV", format: 1, name: "a manifest of pages" };
+const FRAME: Frame = Frame { magic: *b"TRFOLDOV", format: 1, oldest_format: 1, name: "a manifest of pages" };
 const PAGE_BYTES: usize = 24;
 const PREFIX: &str = "pages-manifest-";
 const TEMPORARY: &str = "pages-temporary-";

@@ -1,10 +1,12 @@
 //! One core's state: tables behind small integer ids, counted against one budget; with a device, larger than that.
 
+mod capture;
 mod checkpoint;
 mod compact;
 mod manifest;
 mod memory;
 mod pending;
+mod restore;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::memory::Account;
 use crate::ordered::OrderedTable;
 use crate::point::{PointTable, TableLayout};
 use crate::store::{PageStore, StoreCounts, StoreError, StoreHandle, StoreOptions};
+use capture::RecordCaptures;
+pub use capture::{CaptureKind, CapturedBlock};
 use checkpoint::Durable;
 pub use checkpoint::{OpenAt, Recovered};
 use compact::Compaction;
@@ -48,6 +52,7 @@ pub struct Shard {
     pending: Pending,
     compaction: Option<Compaction>,
     durable: Option<Durable>,
+    captures: RecordCaptures,
     /// Dropped tables whose memory is given back piece by piece.
     retired: VecDeque<PointTable>,
 }
@@ -80,6 +85,7 @@ impl Shard {
             keeps_tombstones: false,
             compaction: None,
             durable: None,
+            captures: RecordCaptures::default(),
             retired: VecDeque::new(),
         }
     }
@@ -132,11 +138,13 @@ impl Shard {
     /// The point table `id`, made on first use. `value_width`: bytes of each value made by `entries`; the same at every call.
     pub fn point(&mut self, id: TableId, value_width: usize) -> &mut PointTable {
         let (layout, used_bytes) = (&self.layout, &self.used_bytes);
-        let (store, keeps_tombstones) = (&self.store, self.keeps_tombstones);
+        let (store, keeps_tombstones, tracks) = (&self.store, self.keeps_tombstones, self.captures.tracks());
         self.point.entry(id).or_insert_with(|| {
             let mut table = PointTable::new(value_width, layout, Account::new(Arc::clone(used_bytes)));
             if let Some(store) = store {
                 table.attach(store.clone(), id, keeps_tombstones);
+            } else if tracks {
+                table.track_changes();
             }
             table
         })
@@ -201,6 +209,7 @@ impl Shard {
                 table.clear();
             }
         } else if let Some(table) = self.point.remove(&id)
+            && let Some(table) = self.drop_for_captures(id, table)
             && table.used_bytes() > FREED_AT_ONCE_BYTES
         {
             self.retired.push_back(table);

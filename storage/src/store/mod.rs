@@ -16,8 +16,8 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::device::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
 use crate::memory::Account;
-pub(crate) use frame::{FrameLabel, FramePlace, frame_bytes};
-use frame::{SECTOR_BYTES, open_frame, push_frame, segment_name, segment_number};
+pub(crate) use frame::{FrameLabel, FramePlace, frame_bytes, open_frame, segment_name};
+use frame::{SECTOR_BYTES, push_frame, segment_number};
 
 /// How long a caller that can't go on without a page waits for a device that says nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -101,6 +101,12 @@ pub struct StoreCounts {
     pub pages_waited_for: u64,
     /// Segment files removed.
     pub segments_removed: u64,
+    /// Pages that compaction has emptied.
+    pub pages_compacted: u64,
+    /// Those of them that were read from the device for it.
+    pub pages_compacted_from_device: u64,
+    /// Records and tombstones that compaction has copied to newer pages.
+    pub records_compacted: u64,
 }
 
 /// A read that has been asked for.
@@ -196,6 +202,11 @@ impl PageStore {
 
     pub(crate) fn counts(&self) -> StoreCounts {
         self.counts
+    }
+
+    /// To note what compaction does.
+    pub(crate) fn counts_mut(&mut self) -> &mut StoreCounts {
+        &mut self.counts
     }
 
     /// What made the store useless, if anything did.

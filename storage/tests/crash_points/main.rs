@@ -5,11 +5,19 @@
 //! `TIDERACE_CRASH_ROUNDS` choose other and more workloads; a violation names the seeds that show it again.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod captures;
 mod checkpoint;
+mod compaction;
 mod kv;
 mod larger;
 mod log;
+#[cfg(feature = "bugs")]
+mod mistakes;
 mod shard;
+// The store's own tests once more: some mistakes show between threads only.
+#[cfg(feature = "bugs")]
+#[path = "../kv.rs"]
+mod threads;
 mod wal;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +52,9 @@ impl Tally {
         let all_violations = ALL.1.fetch_add(violations, Ordering::SeqCst) + violations;
         println!("crash points checked: {all}, violations: {all_violations}");
         assert_eq!(violations, 0, "{part}: violations");
-        assert!(points >= least, "{part}: only {points} of {least} crash points");
+        // Who asks for fewer workloads gets fewer crash points.
+        let asked_for_fewer = std::env::var_os("TIDERACE_CRASH_ROUNDS").is_some();
+        assert!(points >= least || asked_for_fewer, "{part}: only {points} of {least} crash points");
     }
 }
 

@@ -473,3 +473,145 @@ fn r6_a_shard_larger_than_its_memory_comes_back_whole() {
     }
     assert_eq!(shard.failure(), None);
 }
+
+// FASTER #153: a checkpoint of nothing, and one of nothing new, end.
+#[test]
+fn checkpoints_of_an_empty_shard_and_without_changes_end_and_come_back() {
+    let device = Shared::new(SimDevice::new(8));
+    let (mut shard, recovered) = open(&device, 2, OpenAt::Newest).unwrap();
+    assert_eq!(recovered, None);
+    shard.checkpoint_now(1, b"empty").unwrap();
+    shard.checkpoint_now(2, b"still empty").unwrap();
+    shard.point(TableId(0), 8).put(1, b"key", b"value");
+    shard.checkpoint_now(3, b"one").unwrap();
+    let written = shard.store_counts().bytes_written;
+    shard.checkpoint_now(4, b"the same").unwrap();
+    assert_eq!(shard.store_counts().bytes_written, written, "nothing has changed");
+    drop(shard);
+    let (mut shard, recovered) = open(&device, 2, OpenAt::Newest).unwrap();
+    assert_eq!(recovered, Some((4, b"the same".to_vec())));
+    assert_eq!(content(&mut shard), Model::from([((0, b"key".to_vec()), b"value".to_vec())]));
+}
+
+// FASTER #232: what waits for the device when a checkpoint begins belongs to a side of it, or there is no checkpoint.
+#[test]
+fn a_cut_waits_for_operations_that_wait_for_the_device() {
+    let device = Shared::new(SimDevice::new(9));
+    let layout = TableLayout { page_bits: 11, tag_bits: 24, index_bits: 8, segment_bits: 8, ..LAYOUT };
+    let store = StoreOptions { shard: 5, segment_bytes: 32 << 10, batch_bytes: 4 << 10 };
+    let options = ShardOptions { budget_bytes: 160 << 10 };
+    let open = || Shard::open(options.clone(), layout, Box::new(device.clone()), store, 2, OpenAt::Newest).unwrap().0;
+    let mut shard = open();
+    let upsert = |shard: &mut Shard, key: u64, value: Vec<u8>| {
+        for _ in 0..2000 {
+            let key = key.to_be_bytes();
+            match shard.submit(TableId(0), 8, hash(&key), &key, Operation::Upsert(value.clone())) {
+                Ok(submitted) => return submitted,
+                Err(_) => {
+                    shard.maintain().unwrap();
+                    shard.complete_pending(Duration::from_micros(100));
+                }
+            }
+        }
+        panic!("no room");
+    };
+    let finish = |shard: &mut Shard| {
+        for _ in 0..5000 {
+            if shard.pending() == 0 {
+                return;
+            }
+            shard.complete_pending(Duration::from_millis(1));
+            shard.maintain().unwrap();
+        }
+        panic!("operations wait for ever");
+    };
+    for key in 0..1500 {
+        upsert(&mut shard, key, vec![1; 100]);
+        shard.maintain().unwrap();
+    }
+    finish(&mut shard);
+    let waiting = (0..50).filter(|key| matches!(upsert(&mut shard, *key, vec![2; 50]), Submitted::Pending(_))).count();
+    assert!(waiting > 0, "the oldest keys are on the device");
+    assert!(matches!(shard.cut(1, b""), Err(CheckpointError::OperationsPending { count }) if count > 0));
+    finish(&mut shard);
+    shard.checkpoint_now(1, b"").unwrap();
+    drop(shard);
+    let mut shard = open();
+    for key in 0..1500_u64 {
+        let wanted = if key < 50 { vec![2; 50] } else { vec![1; 100] };
+        let found = shard.point(TableId(0), 8).get(hash(&key.to_be_bytes()), &key.to_be_bytes()).map(<[u8]>::to_vec);
+        assert_eq!(found, Some(wanted), "{key}");
+        shard.maintain().unwrap();
+    }
+}
+
+// A rescale reads the tables of the vnodes that move, and no page of others.
+#[test]
+fn one_vnodes_tables_are_restored_without_reading_the_others() {
+    let device = Shared::new(SimDevice::new(10));
+    let (mut shard, _) = open(&device, 2, OpenAt::Newest).unwrap();
+    let (mut models, mut random) = (vec![Model::new(); 8], Random(10));
+    let table = |vnode: usize, is_ordered: bool| TableId(vnode as u64 * 2 + u64::from(is_ordered));
+    for version in 1..6 {
+        for _ in 0..600 {
+            let key = vec![random.below(40) as u8, random.below(3) as u8];
+            let vnode = vnode_of(hash(&key), 8) as usize;
+            let value: Vec<u8> = (0..random.below(60)).map(|_| random.next() as u8).collect();
+            let model = &mut models[vnode];
+            if random.below(4) == 0 {
+                shard.point(table(vnode, false), 8).remove(hash(&key), &key);
+                model.remove(&(0, key));
+            } else if random.below(3) == 0 {
+                shard.ordered(table(vnode, true)).put(&key, &value);
+                model.insert((1, key), value);
+            } else {
+                shard.point(table(vnode, false), 8).put(hash(&key), &key, &value);
+                model.insert((0, key), value);
+            }
+        }
+        shard.maintain().unwrap();
+        shard.checkpoint_now(version, b"moving").unwrap();
+    }
+    drop(shard);
+    let mut reads = 0;
+    for (vnode, model) in models.iter().enumerate() {
+        let mut source = device.with(|d| d.crash(3));
+        let before = source.submitted();
+        let mut target = Shard::with_layout(ShardOptions { budget_bytes: usize::MAX }, LAYOUT);
+        let wants = |id: TableId| id.0 / 2 == vnode as u64;
+        let (recovered, records) = target.restore_tables(&mut source, 5, 5, wants).unwrap();
+        assert_eq!((recovered.version, recovered.note.as_slice(), records), (5, b"moving".as_slice(), model.len() as u64));
+        reads += source.submitted() - before - 1;
+        let mut held = Model::new();
+        let mut found = Vec::new();
+        let points = target.point(table(vnode, false), 8);
+        assert_eq!(points.scan(0, usize::MAX, &mut found), None);
+        held.extend(found.iter().map(|r| ((0, points.key(*r).to_vec()), points.value(*r).to_vec())));
+        let ordered = target.ordered(table(vnode, true)).range(Bound::Unbounded, Bound::Unbounded);
+        held.extend(ordered.map(|(k, v)| ((1, k.to_vec()), v.to_vec())));
+        assert!(held == *model, "vnode {vnode}");
+    }
+    // All vnodes together have read each page once.
+    let mut source = device.with(|d| d.crash(3));
+    let (before, mut all) = (source.submitted(), Shard::with_layout(ShardOptions { budget_bytes: usize::MAX }, LAYOUT));
+    all.restore_tables(&mut source, 5, 5, |_| true).unwrap();
+    assert_eq!(source.submitted() - before - 1, reads);
+    // Damage on a page that isn't read is none; on one that is it is an error.
+    let Done::Files(files) = source.execute(DeviceOp::List).unwrap() else { panic!("files") };
+    let (mut errors, mut same) = (0, 0);
+    for (file, len) in files.iter().filter(|(file, _)| file.as_str().starts_with("pages-0")) {
+        for offset in (0..*len as usize).step_by(512) {
+            let mut damaged = device.with(|d| d.crash(3));
+            assert!(damaged.corrupt(file, offset, 0x40));
+            let mut target = Shard::with_layout(ShardOptions { budget_bytes: usize::MAX }, LAYOUT);
+            match target.restore_tables(&mut damaged, 5, 5, |id| id.0 / 2 == 3) {
+                Err(e) => errors += u32::from(matches!(e, CheckpointError::Damaged { .. })),
+                Ok((_, records)) => {
+                    same += 1;
+                    assert_eq!(records, models[3].len() as u64);
+                }
+            }
+        }
+    }
+    assert!(errors > 0 && same > 3 * errors, "{errors} errors, {same} without effect");
+}

@@ -4,6 +4,8 @@
 //! `TIDERACE_INTERLEAVINGS` chooses how many. A failure prints the schedule that shows it again.
 #![allow(clippy::unwrap_used, dead_code, unused_imports, unreachable_pub, reason = "tests; the modules are used in part")]
 
+#[path = "../../src/bugs.rs"]
+mod bugs;
 #[path = "../../src/kv/mod.rs"]
 mod kv;
 #[path = "../../src/log/mod.rs"]
@@ -18,7 +20,7 @@ mod sync {
 }
 
 mod checkpoint {
-    pub use tiderace_storage::{CheckpointError, Checkpoints, Image, vnode_of};
+    pub use tiderace_storage::{Checkpoint, CheckpointError, Checkpoints, Image, Part, vnode_of};
 }
 
 mod device {
@@ -30,7 +32,7 @@ mod point {
 }
 
 mod shard {
-    pub use tiderace_storage::{Shard, ShardOptions, TableId};
+    pub use tiderace_storage::{CaptureKind, Shard, ShardOptions, TableId};
 }
 
 use std::collections::BTreeMap;

@@ -1,0 +1,435 @@
+//! What a table in memory held at a cut, taken piece by piece while the table goes on: whole, or what has changed since the cut before.
+//!
+//! ```text
+//! cut: the interval's bit flips, two lists are swapped: nothing is walked
+//! first change of a record after the cut ─▶ if the cut still wants it: its bytes are saved as they are ─▶ bit set, address noted
+//! slice ─▶ removals, saved records, then records where they lie (by a cursor over the old pages, or from the list of changed ones)
+//! ```
+//! Two bits of a record's header say in which interval it was changed or made: one for the interval that runs, the other for the one that ended
+//! at the cut. Which of them is which flips at each cut. While nothing is captured no record has the older bit. A capture of all walks the
+//! pages that are older than the cut: what lies before its cursor, or has the newer bit, is none of its business any more. A capture of
+//! changes takes the listed records that still have the older bit. Removals aren't in any record, so they are listed with their keys.
+//!
+//! Tables with a store have none of this: their pages are their checkpoints.
+
+use super::log::{HEADER_BYTES, LIVE, Lengths, Log, RECORD_BYTES_MIN};
+use super::pending::parts;
+use crate::bugs::{self, Bug};
+
+/// The bits of the two intervals.
+const CHANGED_EVEN: u64 = 16;
+const CHANGED_ODD: u64 = 32;
+/// Both.
+pub(super) const CHANGED: u64 = CHANGED_EVEN | CHANGED_ODD;
+/// Changes are listed up to this many, and one for so many bytes of records: beyond, a capture of all is the better one.
+const LISTED_MIN: usize = 4096;
+const BYTES_A_LISTED: usize = 64;
+/// A record that is only looked at counts as this much of a slice.
+const LOOK_BYTES: usize = 16;
+
+/// A record's place: address (40 bits) and the number of its page (56 bits), as slots are used again.
+#[derive(Clone, Copy, Debug)]
+struct Noted([u32; 3]);
+
+impl Noted {
+    fn new(address: u64, number: u64) -> Self {
+        Self([address as u32, ((address >> 32) as u32 & 0xFF) | (number as u32) << 8, (number >> 24) as u32])
+    }
+
+    fn parts(self) -> (u64, u64) {
+        let [low, middle, high] = self.0;
+        (u64::from(low) | u64::from(middle & 0xFF) << 32, u64::from(middle >> 8) | u64::from(high) << 24)
+    }
+}
+
+/// Keys that were removed: hash (8), key bytes (4), key.
+#[derive(Debug, Default)]
+struct Removals {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Removals {
+    fn push(&mut self, hash: u64, key: &[u8]) {
+        self.bytes.extend_from_slice(&hash.to_ne_bytes());
+        self.bytes.extend_from_slice(&u32::try_from(key.len()).expect("a key is shorter than 64 MiB").to_ne_bytes());
+        self.bytes.extend_from_slice(key);
+    }
+
+    fn pop(&mut self) -> Option<(u64, &[u8])> {
+        let header = self.bytes.get(self.at..self.at + 12)?;
+        let hash = u64::from_ne_bytes(header[..8].try_into().expect("eight bytes"));
+        let len = u32::from_ne_bytes(header[8..].try_into().expect("four bytes")) as usize;
+        let from = self.at + 12;
+        self.at = from + len;
+        Some((hash, &self.bytes[from..self.at]))
+    }
+}
+
+/// Records that were changed since a table's last cut, and the capture that runs.
+#[derive(Debug)]
+pub(super) struct Track {
+    /// Of the interval that runs.
+    changed: Vec<Noted>,
+    removed: Removals,
+    /// The table was cleared since the last cut.
+    is_cleared: bool,
+    /// More was changed than is listed.
+    is_overflowed: bool,
+    capture: Option<Box<Capture>>,
+}
+
+#[derive(Debug)]
+struct Capture {
+    is_whole: bool,
+    /// Pages numbered so or higher were made after the cut.
+    below: u64,
+    /// Where the walk over pages is: slot and offset.
+    cursor: (usize, usize),
+    changed: Vec<Noted>,
+    removed: Removals,
+    is_cleared: bool,
+    /// Old images of records that were changed after the cut, whole records one behind the other, and how far they were taken.
+    saved: Vec<u8>,
+    saved_at: usize,
+    /// The pages, when the table was cleared after the cut.
+    cleared: Option<Box<Log>>,
+}
+
+/// Something that a capture tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Captured<'a> {
+    /// Whatever the table held before is gone.
+    Cleared,
+    /// The key is gone. Comes before records.
+    Removed {
+        /// Of the key.
+        hash: u64,
+        /// Its bytes.
+        key: &'a [u8],
+    },
+    /// The key has this value.
+    Record {
+        /// Of the key.
+        hash: u64,
+        /// Its bytes.
+        key: &'a [u8],
+        /// What it has.
+        value: &'a [u8],
+    },
+}
+
+impl Capture {
+    /// Whether a record, whose header and place these are, is still to be taken as it is.
+    fn wants(&self, word: u64, touch: u64, place: (usize, usize), number: u64) -> bool {
+        if bugs::is_on(Bug::CaptureSavesNothing) {
+            return false;
+        }
+        let of_cut = number < self.below && self.cleared.is_none();
+        of_cut && if self.is_whole { place >= self.cursor && word & touch == 0 } else { word & (CHANGED ^ touch) != 0 }
+    }
+}
+
+impl Log {
+    /// Begins an interval and captures the one before: all that there was, or its changes. Whether it is all: changes are known only from one
+    /// cut to the next, and only while they are few. Nothing is being captured.
+    pub(super) fn begin_capture_of_records(&mut self, wants_whole: bool) -> bool {
+        debug_assert!(self.cold.is_none(), "pages are the checkpoints of a table with a store");
+        let before = self.track.take();
+        debug_assert!(before.as_ref().is_none_or(|t| t.capture.is_none()), "one capture at a time");
+        let mut capture = Capture {
+            is_whole: wants_whole || before.as_ref().is_none_or(|t| t.is_overflowed),
+            below: self.next_number,
+            cursor: (0, 0),
+            changed: Vec::new(),
+            removed: Removals::default(),
+            is_cleared: false,
+            saved: Vec::new(),
+            saved_at: 0,
+            cleared: None,
+        };
+        if let Some(before) = before
+            && !capture.is_whole
+        {
+            (capture.changed, capture.removed, capture.is_cleared) = (before.changed, before.removed, before.is_cleared);
+        }
+        let is_whole = capture.is_whole;
+        self.touch = if self.touch == CHANGED_EVEN { CHANGED_ODD } else { CHANGED_EVEN };
+        let track = Track {
+            changed: Vec::new(),
+            removed: Removals::default(),
+            is_cleared: false,
+            is_overflowed: false,
+            capture: Some(Box::new(capture)),
+        };
+        self.track = Some(Box::new(track));
+        is_whole
+    }
+
+    /// Whether the next capture can be one of changes.
+    pub(super) fn knows_changes(&self) -> bool {
+        self.track.as_ref().is_some_and(|t| !t.is_overflowed)
+    }
+
+    /// Notes changes from now on, as after a cut of an empty table.
+    pub(super) fn track_changes(&mut self) {
+        debug_assert!(self.pages.is_empty() && self.track.is_none());
+        self.touch = CHANGED_EVEN;
+        self.track = Some(Box::new(Track {
+            changed: Vec::new(),
+            removed: Removals::default(),
+            is_cleared: false,
+            is_overflowed: false,
+            capture: None,
+        }));
+    }
+
+    /// Memory of lists and of old images.
+    pub(super) fn track_bytes(&self) -> usize {
+        let removals = |r: &Removals| r.bytes.capacity();
+        let of = |t: &Track| {
+            let capture = t.capture.as_ref().map_or(0, |c| {
+                let cleared = c.cleared.as_ref().map_or(0, |l| l.allocated_bytes());
+                size_of::<Capture>()
+                    + c.changed.capacity() * size_of::<Noted>()
+                    + removals(&c.removed)
+                    + c.saved.capacity()
+                    + cleared
+            });
+            size_of::<Track>() + t.changed.capacity() * size_of::<Noted>() + removals(&t.removed) + capture
+        };
+        self.track.as_deref().map_or(0, of)
+    }
+
+    // === what the log tells
+
+    /// A record is about to be changed, moved or freed for the first time since the cut: saves what the cut wants of it.
+    fn save_if_wanted(&mut self, track: &mut Track, address: u64) {
+        let place = self.split(address);
+        let number = self.pages[place.0].number;
+        let word = self.lengths(address).word();
+        if let Some(capture) = &mut track.capture
+            && capture.wants(word, self.touch, place, number)
+        {
+            let saved = capture.saved.len();
+            capture.saved.extend_from_slice(self.record(address));
+            // What is saved is of the cut; which bits it had says nothing any more.
+            Self::set_word(&mut capture.saved, saved, word & !CHANGED);
+            self.set_flags(address, word & !(CHANGED ^ self.touch));
+        }
+    }
+
+    fn list_change(&mut self, track: &mut Track, address: u64) {
+        if track.is_overflowed {
+            return;
+        }
+        let number = self.pages[self.split(address).0].number;
+        track.changed.push(Noted::new(address, number));
+        if track.changed.len() > LISTED_MIN + self.live_bytes / BYTES_A_LISTED || number >> 56 != 0 {
+            track.is_overflowed = true;
+            (track.changed, track.removed) = (Vec::new(), Removals::default());
+        }
+    }
+
+    /// The record will be changed where it is, for the first time in this interval.
+    #[cold]
+    pub(super) fn note_change(&mut self, address: u64) {
+        let Some(mut track) = self.track.take() else { return };
+        self.save_if_wanted(&mut track, address);
+        let word = self.lengths(address).word();
+        self.set_flags(address, word | self.touch);
+        self.list_change(&mut track, address);
+        self.track = Some(track);
+    }
+
+    /// The record was made; its header has the interval's bit.
+    pub(super) fn note_new(&mut self, address: u64) {
+        let Some(mut track) = self.track.take() else { return };
+        self.list_change(&mut track, address);
+        self.track = Some(track);
+    }
+
+    /// The record will be freed.
+    pub(super) fn note_removal(&mut self, address: u64) {
+        let Some(mut track) = self.track.take() else { return };
+        self.save_if_wanted(&mut track, address);
+        if !track.is_overflowed && !bugs::is_on(Bug::ChangesForgetRemovals) {
+            track.removed.push(self.hash(address), self.key(address));
+            // As many bytes as the records may take are a reason to write all of these instead.
+            if track.removed.bytes.len() > LISTED_MIN * BYTES_A_LISTED + self.live_bytes {
+                track.is_overflowed = true;
+                (track.changed, track.removed) = (Vec::new(), Removals::default());
+            }
+        }
+        self.track = Some(track);
+    }
+
+    /// The record will be moved, with its header.
+    pub(super) fn note_move(&mut self, from: u64) {
+        let Some(mut track) = self.track.take() else { return };
+        let place = self.split(from);
+        let (word, number) = (self.lengths(from).word(), self.pages[place.0].number);
+        if track.capture.as_ref().is_some_and(|c| c.wants(word, self.touch, place, number)) {
+            self.save_if_wanted(&mut track, from);
+            // Where it comes to lie the walk may not have been yet.
+            self.set_flags(from, self.lengths(from).word() | self.touch);
+        }
+        self.track = Some(track);
+    }
+
+    /// The record was moved here.
+    pub(super) fn note_moved(&mut self, to: u64) {
+        if self.lengths(to).is(self.touch)
+            && let Some(mut track) = self.track.take()
+        {
+            self.list_change(&mut track, to);
+            self.track = Some(track);
+        }
+    }
+
+    /// All pages are gone: `before` is the log that had them, this one is new.
+    pub(super) fn note_clear(&mut self, mut before: Self) {
+        let Some(mut track) = before.track.take() else { return };
+        (self.touch, self.next_number) = (before.touch, before.next_number);
+        (track.changed, track.removed) = (Vec::new(), Removals::default());
+        (track.is_cleared, track.is_overflowed) = (true, false);
+        if let Some(capture) = &mut track.capture
+            && capture.cleared.is_none()
+        {
+            capture.cleared = Some(Box::new(before));
+        }
+        self.track = Some(track);
+    }
+
+    // === slices
+
+    /// Tells `f` some more of what is captured, until that has come to about `bytes`, which it counts down. Whether there is more.
+    pub(super) fn capture_slice(&mut self, bytes: &mut usize, mut f: impl FnMut(Captured<'_>)) -> bool {
+        let Some(mut track) = self.track.take() else { return false };
+        let more = match &mut track.capture {
+            Some(capture) => self.slice(capture, bytes, &mut f),
+            None => false,
+        };
+        if !more {
+            track.capture = None;
+        }
+        self.track = Some(track);
+        more
+    }
+
+    fn slice(&mut self, capture: &mut Capture, bytes: &mut usize, f: &mut impl FnMut(Captured<'_>)) -> bool {
+        if capture.is_whole || capture.is_cleared {
+            if !capture.is_whole {
+                f(Captured::Cleared);
+            }
+            capture.is_cleared = false;
+        }
+        while let Some((hash, key)) = capture.removed.pop() {
+            *bytes = bytes.saturating_sub(LOOK_BYTES + key.len());
+            f(Captured::Removed { hash, key });
+            if *bytes == 0 {
+                return true;
+            }
+        }
+        while let Some(lengths) = Lengths::at(&capture.saved, capture.saved_at) {
+            let size = lengths.size();
+            if let Some((hash, key, value)) = parts(&capture.saved[capture.saved_at..]) {
+                f(Captured::Record { hash, key, value });
+            }
+            capture.saved_at += size;
+            *bytes = bytes.saturating_sub(size);
+            if *bytes == 0 {
+                return true;
+            }
+        }
+        (capture.saved_at, capture.saved) = (0, Vec::new());
+        let mut cleared = capture.cleared.take();
+        let pages: &mut Self = cleared.as_deref_mut().unwrap_or(self);
+        let more = if capture.is_whole { pages.walk(capture, bytes, f) } else { pages.take_listed(capture, bytes, f) };
+        if more {
+            capture.cleared = cleared;
+        }
+        more
+    }
+
+    /// Goes on over the pages of before the cut.
+    fn walk(&mut self, capture: &mut Capture, bytes: &mut usize, f: &mut impl FnMut(Captured<'_>)) -> bool {
+        let touch = self.touch;
+        let (mut slot, mut offset) = capture.cursor;
+        while let Some(page) = self.pages.get_mut(slot) {
+            let (used, of_cut) = (page.used, page.in_use && page.number < capture.below);
+            if of_cut && let Some(buffer) = page.buffer.get_mut() {
+                let records = buffer.bytes_mut();
+                while offset + RECORD_BYTES_MIN <= used {
+                    if *bytes == 0 {
+                        capture.cursor = (slot, offset);
+                        return true;
+                    }
+                    let word = Self::word(records, offset);
+                    let size = Lengths::of(word).size();
+                    if word & (LIVE | touch) == LIVE {
+                        if let Some((hash, key, value)) = parts(&records[offset..offset + size]) {
+                            f(Captured::Record { hash, key, value });
+                        }
+                        if word & CHANGED != 0 {
+                            Self::set_word(&mut records[offset..], 0, word & !CHANGED);
+                        }
+                        *bytes = bytes.saturating_sub(size);
+                    } else {
+                        *bytes = bytes.saturating_sub(LOOK_BYTES);
+                    }
+                    offset += size;
+                }
+            }
+            (slot, offset) = (slot + 1, 0);
+            capture.cursor = (slot, 0);
+        }
+        false
+    }
+
+    /// Goes on with the records that were changed before the cut and not since.
+    fn take_listed(&mut self, capture: &mut Capture, bytes: &mut usize, f: &mut impl FnMut(Captured<'_>)) -> bool {
+        let older = CHANGED ^ self.touch;
+        while let Some(noted) = capture.changed.pop() {
+            // Ask for the record that comes some time later.
+            if let Some(ahead) = capture.changed.len().checked_sub(12).and_then(|at| capture.changed.get(at)) {
+                self.prefetch(ahead.parts().0);
+            }
+            let (address, number) = noted.parts();
+            let (slot, offset) = self.split(address);
+            let mut size = LOOK_BYTES;
+            if let Some(page) = self.pages.get_mut(slot)
+                && page.in_use
+                && page.number == number
+                && let Some(buffer) = page.buffer.get_mut()
+            {
+                let record = &mut buffer.bytes_mut()[offset..];
+                let word = Self::word(record, 0);
+                if word & (LIVE | older) == LIVE | older {
+                    if let Some((hash, key, value)) = parts(record) {
+                        f(Captured::Record { hash, key, value });
+                    }
+                    Self::set_word(record, 0, word & !older);
+                    size = Lengths::of(word).size().max(HEADER_BYTES);
+                }
+            }
+            *bytes = bytes.saturating_sub(size);
+            if *bytes == 0 && !capture.changed.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_records_come_back() {
+        for (address, number) in [(0, 0), (1, 1), ((1 << 40) - 1, (1 << 56) - 1), (0x12_3456_789A, 0x00AB_CDEF_0123_4567)] {
+            assert_eq!(Noted::new(address, number).parts(), (address, number));
+        }
+    }
+}
