@@ -41,6 +41,7 @@ const SUMMARY: &str = "\
   - [Tests on a real Kubernetes](design/kubernetes-tests.md)
 - [Files of the storage layer](storage-format.md)
 - [Bench: Nexmark, 2026-11-21](bench/2026-11-21.md)
+- [Bench: storage, 2026-11-21](bench/2026-11-21-storage.md)
 - [Errors](reference/errors.md)
 ";
 
