@@ -518,7 +518,7 @@ mod from_the_documentation {
                     let (key, value) = (payload.u32() as usize, payload.u32() as usize);
                     let (key, value) = (payload.bytes(key).to_vec(), payload.bytes(value).to_vec());
                     match hash {
-                        Some(hash) => assert_eq!(u128::from(hash) * u128::from(vnodes) >> 64, u128::from(part)),
+                        Some(hash) => assert_eq!((u128::from(hash) * u128::from(vnodes)) >> 64, u128::from(part)),
                         None => assert_eq!(part, u32::MAX),
                     }
                     match kind {
