@@ -23,7 +23,9 @@ impl Shard {
     pub(super) fn compact_turn(&mut self, store: &StoreHandle) {
         let Some(mut compaction) = self.compaction.take().or_else(|| self.begin_compaction(store)) else { return };
         if let Some(ticket) = compaction.ticket {
-            match store.lock().take_read(ticket) {
+            // Not in the match itself, whose arms would run under the lock: the one for an error takes it.
+            let read = store.lock().take_read(ticket);
+            match read {
                 None => {
                     self.compaction = Some(compaction);
                     return;
