@@ -15,7 +15,7 @@ export RUST_BACKTRACE ?= 0
 TIDERACE := $(CARGO_TARGET_DIR)/release/tiderace
 EVENTS := engine/tests/data/golden/events.jsonl.gz
 
-.PHONY: help run test mistakes soak e2e bench bench-storage bench-operator demo-k8s demo-k8s-down doc setup update
+.PHONY: help run test mistakes soak miri e2e bench bench-storage bench-operator demo-k8s demo-k8s-down doc setup update
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ soak: setup ## Storage for hours: millions of crash points, kills and interleavi
 	TIDERACE_CRASH_SEED=$(or $(SEED),1) TIDERACE_CRASH_ROUNDS=$(or $(ROUNDS),5000) TIDERACE_KILL_ROUNDS=300 TIDERACE_INTERLEAVINGS=20000 \
 	cargo test --locked -p tiderace-storage --test crash_points --test processes --test interleavings -- --nocapture
 	$(MAKE) --no-print-directory mistakes MISTAKES=all
+
+miri: ## Storage's tables, shards and devices in memory under Miri: needs a nightly toolchain with it (rustup +nightly component add miri)
+	PROPTEST_CASES=$(or $(CASES),4) MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/miri \
+	cargo +nightly miri test --locked -p tiderace-storage --lib -- point:: ordered:: raw:: store:: shard::
 
 update: ## Write the generated files anew (definitions, reference pages, deploy/tiderace.yaml)
 	UPDATE=1 cargo test --workspace --locked --lib -- up_to_date

@@ -1,10 +1,16 @@
 //! The concurrent store under YCSB's workloads, beside a plain hash map in the same run; and the log under appends of 100 bytes.
 //!
-//! `cargo bench -p tiderace-storage --bench ycsb -- [--keys N,N] [--seconds S] [--threads 1,2] [--values 8,100] [--part kv,log]`
+//! `cargo bench -p tiderace-storage --bench ycsb -- [--keys N,N] [--seconds S] [--threads 1,2] [--values 8,100] [--part owner,kv,disk,log]
+//! [--disk-mib 256] [--devices io_uring,io_uring+direct,threads,threads+direct]`
 //!
 //! Prints operations a second, and percentiles of what one call takes: of one operation, or of a batch divided by its length where a column
 //! says so. Latencies are taken of one call in 64 (of all batches), the clock's own time is part of them.
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
+
+#[path = "ycsb/disk.rs"]
+mod disk;
+#[path = "ycsb/owner.rs"]
+mod owner;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -441,11 +447,27 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let seconds = numbers(&arguments, "--seconds", vec![2.0])[0];
     let threads = numbers(&arguments, "--threads", vec![1, 2]);
-    let parts = numbers(&arguments, "--part", vec!["kv".to_owned(), "log".to_owned()]);
+    let parts = numbers(&arguments, "--part", ["owner", "kv", "disk", "log"].map(str::to_owned).to_vec());
+    if parts.iter().any(|p| p == "owner") {
+        for keys in numbers(&arguments, "--keys", vec![250_000, 10_000_000]) {
+            for value_bytes in numbers(&arguments, "--values", vec![8, 100]) {
+                owner::part(keys, value_bytes, &threads, seconds);
+            }
+        }
+    }
     if parts.iter().any(|p| p == "kv") {
         for keys in numbers(&arguments, "--keys", vec![250_000, 10_000_000]) {
             for value_bytes in numbers(&arguments, "--values", vec![8, 100]) {
                 kv_part(keys, value_bytes, &threads, seconds);
+            }
+        }
+    }
+    if parts.iter().any(|p| p == "disk") {
+        let devices = numbers(&arguments, "--devices", vec!["io_uring+direct".to_owned(), "threads".to_owned()]);
+        let mib = numbers(&arguments, "--disk-mib", vec![256_u64])[0];
+        for value_bytes in numbers(&arguments, "--values", vec![8, 100]) {
+            for device in &devices {
+                disk::part(device, mib << 20, value_bytes, &threads, seconds);
             }
         }
     }

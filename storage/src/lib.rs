@@ -6,7 +6,7 @@
 //!                              └── Image ──▶ Checkpoints (data file, then manifest) ──┐
 //! journal  ──▶ Wal ──▶ Device (FileDevice: pread/pwrite, UringDevice: io_uring, SimDevice: a disk in memory that can be switched off)
 //! ```
-#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod bugs;
 mod checkpoint;
@@ -18,6 +18,7 @@ mod log;
 mod memory;
 mod ordered;
 mod point;
+mod pressure;
 mod raw;
 mod sealed;
 mod segment;
@@ -31,13 +32,16 @@ pub use checkpoint_store::{
     CheckpointStore, CheckpointStoreError, Created, DirectoryStore, ObjectCheckpointStore, STORED_FILE_BYTES_MAX, publish,
 };
 pub use device::{
-    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, ReadOnlyDevice, SimDevice, Token,
-    UringDevice, open_device,
+    Backend, Completion, Device, DeviceError, DeviceOp, DeviceOptions, DirectIo, Done, Fault, FileDevice, FileName, Opened,
+    ReadOnlyDevice, SimDevice, ThreadsDevice, Token, UringDevice, open_device, open_device_with,
 };
 pub use kv::{KvCheckpoint, KvError, KvKeys, KvOptions, KvSlot, Session, ShardedKv};
 pub use log::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX, Log, LogRecord, LogScan, OpenForReading, OwnedLog, ReadOnlyLog};
 pub use ordered::{OrderedRange, OrderedTable};
-pub use point::{Entry, KeyBatch, PointTable, RecordRef, TableLayout};
+pub use point::{Entry, ExpiringTable, KeyBatch, PointTable, RecordRef, TableLayout, TimeToLive};
+pub use pressure::{
+    MemoryReading, PressureGauge, PressureMetric, PressureOptions, PressureWorker, RELIEF_PERMILLE_MAX, read_memory, relief_permille,
+};
 pub use segment::{Finding, LogError, LogOptions, Lsn, RepairPolicy, RepairReport};
 pub use shard::{
     Answer, Busy, CaptureKind, CapturedBlock, OpenAt, Operation, Recovered, Residency, Shard, ShardOptions, Submitted, TableId,

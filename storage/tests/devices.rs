@@ -6,8 +6,21 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tiderace_storage::{
-    Backend, Completion, Device, DeviceError, DeviceOp, Done, Fault, FileDevice, FileName, SimDevice, open_device,
+    Backend, Completion, Device, DeviceError, DeviceOp, DeviceOptions, DirectIo, Done, Fault, FileDevice, FileName, Opened,
+    SimDevice, open_device, open_device_with,
 };
+
+/// Every way in which a directory can be opened.
+fn all_options() -> [DeviceOptions; 5] {
+    let usual = DeviceOptions::default();
+    [
+        usual,
+        DeviceOptions { direct_io: true, ..usual },
+        DeviceOptions { io_uring: false, ..usual },
+        DeviceOptions { io_uring: false, direct_io: true, threads: 2 },
+        DeviceOptions { io_uring: false, threads: 0, ..usual },
+    ]
+}
 
 fn name(text: &str) -> FileName {
     FileName::new(text).unwrap()
@@ -112,9 +125,47 @@ proptest! {
         conforms(&mut SimDevice::new(seed), &steps);
         let directory = tempfile::tempdir().unwrap();
         conforms(&mut FileDevice::open(directory.path()).unwrap(), &steps);
-        let directory = tempfile::tempdir().unwrap();
-        let (mut device, _) = open_device(directory.path(), true).unwrap();
-        conforms(&mut *device, &steps);
+        for options in all_options() {
+            let directory = tempfile::tempdir().unwrap();
+            conforms(&mut *open_device_with(directory.path(), &options).unwrap().device, &steps);
+        }
+    }
+
+    // What is large and aligned goes around the cache, its neighbours through it; both see the same bytes, wherever the file ends.
+    #[test]
+    fn large_aligned_and_small_odd_pieces_of_one_file_fit_together(
+        writes in prop::collection::vec((0_usize..200, 1_usize..160, any::<bool>(), any::<u8>(), any::<bool>()), 1..14),
+        reads in prop::collection::vec((0_usize..250, 1_usize..160, any::<bool>()), 1..14),
+    ) {
+        let file = name("file");
+        // In sectors, or a few bytes off.
+        let place = |sector: usize, sectors: usize, odd: bool| (sector * 512 + usize::from(odd) * 7, sectors * 512 - usize::from(odd) * 3);
+        for options in all_options() {
+            let directory = tempfile::tempdir().unwrap();
+            let mut device = open_device_with(directory.path(), &options).unwrap().device;
+            device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
+            let mut model = Vec::new();
+            for (sector, sectors, odd, byte, sync) in &writes {
+                let (offset, len) = place(*sector, *sectors, *odd);
+                let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
+                model.resize(model.len().max(offset + len), 0);
+                model[offset..offset + len].copy_from_slice(&data);
+                let offset = offset as u64;
+                let op = match sync {
+                    true => DeviceOp::WriteSync { file: file.clone(), offset, data },
+                    false => DeviceOp::Write { file: file.clone(), offset, data },
+                };
+                prop_assert_eq!(device.execute(op), Ok(Done::Nothing));
+            }
+            for (sector, sectors, odd) in &reads {
+                let (offset, len) = place(*sector, *sectors, *odd);
+                let expected = model.get(offset.min(model.len())..(offset + len).min(model.len())).unwrap().to_vec();
+                let read = DeviceOp::Read { file: file.clone(), offset: offset as u64, len };
+                prop_assert_eq!(device.execute(read), Ok(Done::Data(expected)));
+            }
+            drop(device);
+            prop_assert!(std::fs::read(directory.path().join("file")).unwrap() == model);
+        }
     }
 
     #[test]
@@ -214,9 +265,15 @@ fn faults_do_what_they_say() {
 
 #[test]
 fn many_operations_on_their_way_complete_each_once() {
+    for options in all_options() {
+        many_operations(options);
+    }
+}
+
+fn many_operations(options: DeviceOptions) {
     let directory = tempfile::tempdir().unwrap();
-    let (mut device, backend) = open_device(directory.path(), true).unwrap();
-    println!("backend: {backend:?}");
+    let Opened { mut device, backend, direct_io } = open_device_with(directory.path(), &options).unwrap();
+    println!("{backend:?}, {direct_io:?}");
     let file = name("file");
     device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
     let mut tokens: std::collections::BTreeSet<_> = (0..1000_u64)
@@ -244,15 +301,100 @@ fn many_operations_on_their_way_complete_each_once() {
 
 #[test]
 fn a_device_dropped_with_operations_on_their_way_waits_for_them() {
+    for options in all_options() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut device = open_device_with(directory.path(), &options).unwrap().device;
+        let file = name("file");
+        device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
+        for i in 0..50_u64 {
+            let (offset, data) = (i * 102_400, vec![9; 102_400]);
+            device.submit(DeviceOp::WriteSync { file: file.clone(), offset, data });
+        }
+        drop(device);
+        assert_eq!(std::fs::metadata(directory.path().join("file")).unwrap().len(), 5_120_000, "{options:?}");
+    }
+}
+
+/// Reads on their way, more than there are registered buffers, each get their own bytes.
+#[test]
+fn reads_on_their_way_get_each_their_own_bytes() {
+    for options in all_options() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut device = open_device_with(directory.path(), &options).unwrap().device;
+        let file = name("file");
+        device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
+        for i in 0..120_u64 {
+            let (offset, data) = (i * 66_048, vec![i as u8; 66_048]);
+            device.execute(DeviceOp::Write { file: file.clone(), offset, data }).unwrap();
+        }
+        let mut expected: BTreeMap<_, _> = (0..120_u64)
+            .map(|i| (device.submit(DeviceOp::Read { file: file.clone(), offset: i * 66_048, len: 66_048 }), i as u8))
+            .collect();
+        let mut done = Vec::new();
+        while !expected.is_empty() {
+            device.wait(Duration::from_secs(10));
+            device.poll(&mut done);
+            for completion in done.drain(..) {
+                let byte = expected.remove(&completion.token).unwrap();
+                assert_eq!(completion.result, Ok(Done::Data(vec![byte; 66_048])), "{options:?}");
+            }
+        }
+    }
+}
+
+/// A removed file isn't kept open, and one that comes under its name is another, although both were registered with the kernel.
+#[test]
+fn a_file_that_was_removed_or_replaced_is_not_written_any_more() {
+    for options in all_options() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut device = open_device_with(directory.path(), &options).unwrap().device;
+        let (a, b) = (name("a"), name("b"));
+        for round in 1..5_u8 {
+            // More files than can be registered at once.
+            for i in 0..70 {
+                let file = name(&format!("many-{round}-{i}"));
+                device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
+                device.execute(DeviceOp::Write { file, offset: 0, data: vec![round; 32 << 10] }).unwrap();
+            }
+            for file in [&a, &b] {
+                device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
+                device.execute(DeviceOp::Write { file: file.clone(), offset: 0, data: vec![round; 32 << 10] }).unwrap();
+            }
+            device.execute(DeviceOp::Write { file: a.clone(), offset: 0, data: vec![100 + round; 32 << 10] }).unwrap();
+            device.execute(DeviceOp::Rename { from: a.clone(), to: b.clone() }).unwrap();
+            let read = DeviceOp::Read { file: b.clone(), offset: 0, len: 32 << 10 };
+            assert_eq!(device.execute(read).unwrap(), Done::Data(vec![100 + round; 32 << 10]));
+            device.execute(DeviceOp::Remove { file: b.clone() }).unwrap();
+            let gone = device.execute(DeviceOp::Read { file: b.clone(), offset: 0, len: 32 << 10 });
+            assert_eq!(gone, Err(DeviceError::NotFound { file: b.clone() }));
+        }
+        let open: Vec<_> = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|path| path.starts_with(directory.path()) && path.to_string_lossy().ends_with(" (deleted)"))
+            .collect();
+        assert!(open.is_empty(), "{options:?}: {open:?}");
+    }
+}
+
+#[test]
+fn direct_io_is_told_and_where_a_file_system_has_none_the_cache_is_used() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut device, _) = open_device(directory.path(), true).unwrap();
+    let with_direct = DeviceOptions { direct_io: true, ..DeviceOptions::default() };
+    assert_eq!(open_device_with(directory.path(), &DeviceOptions::default()).unwrap().direct_io, DirectIo::Off);
+    match open_device_with(directory.path(), &with_direct).unwrap().direct_io {
+        DirectIo::On { alignment_bytes } => assert!([512, 4096].contains(&alignment_bytes)),
+        DirectIo::Refused { because } => assert!(!because.is_empty()),
+        DirectIo::Off => panic!("it was asked for"),
+    }
+    // A file system in memory: kernels before 6.6 refuse, later ones take it and do nothing of it. Either way the device works.
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else { return };
+    let Opened { mut device, direct_io, .. } = open_device_with(memory.path(), &with_direct).unwrap();
+    println!("in memory: {direct_io:?}");
     let file = name("file");
     device.execute(DeviceOp::Create { file: file.clone() }).unwrap();
-    for i in 0..50_u64 {
-        device.submit(DeviceOp::WriteSync { file: file.clone(), offset: i * 100_000, data: vec![9; 100_000] });
-    }
-    drop(device);
-    assert_eq!(std::fs::metadata(directory.path().join("file")).unwrap().len(), 5_000_000);
+    device.execute(DeviceOp::WriteSync { file: file.clone(), offset: 0, data: vec![3; 65_536] }).unwrap();
+    assert_eq!(device.execute(DeviceOp::Read { file, offset: 0, len: 65_536 }).unwrap(), Done::Data(vec![3; 65_536]));
 }
 
 #[test]
@@ -262,7 +404,7 @@ fn a_directory_is_opened_by_one_at_a_time() {
     assert!(matches!(FileDevice::open(directory.path()), Err(DeviceError::Locked { .. })));
     drop(device);
     let (_, backend) = open_device(directory.path(), false).unwrap();
-    assert_eq!(backend, Backend::Positioned { because: "io_uring is switched off".to_owned() });
+    assert_eq!(backend, Backend::Threads { threads: 4, because: "io_uring is switched off".to_owned() });
 }
 
 #[test]

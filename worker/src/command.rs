@@ -129,7 +129,9 @@ Examples:
   tiderace inspect log /data/audit --entries 20
   tiderace inspect checkpoint /data/core-0 --verify --json | jq .
   tiderace inspect shard /data/core-0/manifest-00000000000000000007
+  tiderace inspect pages /data/core-0 --verify
   tiderace inspect wal /data/wal --repair truncate     changes files, keeps copies
+  tiderace inspect pages /data/core-0 --repair set-aside
 
 Needs no lock, and may be used while a job runs. Exit code 3: --verify found damage.";
 
@@ -353,7 +355,7 @@ pub struct InspectArgs {
     #[arg(long, value_name = "VERSION")]
     pub version: Option<u64>,
 
-    /// Make a damaged log one that opens: CHANGES FILES, keeps copies of them, and says what is lost
+    /// Make a damaged log, or a directory of checkpoints, one that opens: CHANGES FILES, keeps copies of them, and says what is lost
     #[arg(long, value_enum, value_name = "POLICY")]
     pub repair: Option<RepairKind>,
 }
@@ -371,6 +373,10 @@ pub enum InspectKind {
     Checkpoint,
     /// One checkpoint's manifest
     Manifest,
+    /// Checkpoints that a shard's own pages make up, and their segments
+    Pages,
+    /// A checkpoint of a key-value store, with its sessions
+    Kv,
 }
 
 /// What a repair keeps.
@@ -380,6 +386,8 @@ pub enum RepairKind {
     Truncate,
     /// All that is whole, around the damage
     Skip,
+    /// Of checkpoints: the newest that is whole; damaged ones above it get other names
+    SetAside,
 }
 
 /// Arguments of `completions`.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tiderace_engine::error::{Code, Diagnostic};
 use tiderace_storage::inspect::{
-    CheckpointReport, InspectError, Problem, SegmentsReport, inspect_checkpoint, inspect_checkpoints, inspect_log, inspect_wal,
+    CheckpointReport, InspectError, KvReport, PagesReport, Problem, SegmentsReport, SetAsideReport, inspect_checkpoint,
+    inspect_checkpoints, inspect_kv, inspect_log, inspect_pages, inspect_wal, set_damaged_checkpoints_aside, set_damaged_pages_aside,
 };
 use tiderace_storage::{FileDevice, Log, ReadOnlyDevice, RepairPolicy, RepairReport, Wal};
 
@@ -45,6 +46,8 @@ fn answer(arguments: &InspectArgs) -> Result<Answer, Diagnostic> {
         InspectKind::Log => segments_answer(&inspect_log(&mut device, arguments.entries).map_err(failed)?),
         InspectKind::Checkpoint => checkpoints_answer(&inspect_checkpoints(&mut device, arguments.verify).map_err(failed)?),
         InspectKind::Manifest => manifest_answer(&inspect_checkpoint(&mut device, version, arguments.verify).map_err(failed)?),
+        InspectKind::Pages => pages_answer(&inspect_pages(&mut device, arguments.verify).map_err(failed)?),
+        InspectKind::Kv => kv_answer(&inspect_kv(&mut device, version, arguments.verify).map_err(failed)?),
         InspectKind::Shard => shard_answer(&inspect_checkpoint(&mut device, version, true).map_err(failed)?),
     })
 }
@@ -60,28 +63,110 @@ fn place(path: &Path, version: Option<u64>) -> Result<(PathBuf, Option<u64>), Di
         return Ok((path.to_owned(), version));
     }
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let digits = name.strip_prefix("manifest-").or_else(|| name.strip_prefix("shard-").and_then(|n| n.strip_suffix(".data")));
+    let digits = name.strip_prefix("manifest-").or_else(|| name.strip_prefix("pages-manifest-")).or_else(|| name.strip_prefix("shard-").and_then(|n| n.strip_suffix(".data")));
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((directory.to_owned(), version.or_else(|| digits.and_then(|d| d.parse().ok()))))
 }
 
 fn repair(kind: InspectKind, directory: &Path, policy: RepairKind) -> Result<Answer, Diagnostic> {
-    let policy = match policy {
-        RepairKind::Truncate => RepairPolicy::Truncate,
-        RepairKind::Skip => RepairPolicy::Skip,
+    let is_log = matches!(kind, InspectKind::Wal | InspectKind::Log);
+    let policy = match (is_log, policy) {
+        (true, RepairKind::Truncate) => Some(RepairPolicy::Truncate),
+        (true, RepairKind::Skip) => Some(RepairPolicy::Skip),
+        (false, RepairKind::SetAside) => None,
+        (true, RepairKind::SetAside) => {
+            return Err(Diagnostic::new(Code::InvalidConfig, "`--repair set-aside` is for checkpoints")
+                .hint("a wal or a log is repaired by `truncate` or `skip`"));
+        }
+        (false, RepairKind::Truncate | RepairKind::Skip) => {
+            return Err(Diagnostic::new(Code::InvalidConfig, "only a wal or a log is repaired by `truncate` or `skip`")
+                .hint("`--repair set-aside` makes the newest checkpoint that is whole the one that opens"));
+        }
     };
-    if !matches!(kind, InspectKind::Wal | InspectKind::Log) {
-        return Err(Diagnostic::new(Code::InvalidConfig, "only a wal or a log can be repaired")
-            .hint("a damaged checkpoint is left out by opening the one before it"));
+    let failed = |because: String| unreadable(directory, &because);
+    // Takes the directory's lock: what is in use isn't repaired.
+    if !directory.is_dir() {
+        return Err(failed("there is no such directory".to_owned()));
     }
-    // Takes the directory's lock: a log that is in use isn't repaired.
-    let mut device = FileDevice::open(directory).map_err(|e| unreadable(directory, &e.to_string()))?;
+    let mut device = FileDevice::open(directory).map_err(|e| failed(e.to_string()))?;
+    let Some(policy) = policy else {
+        let report = match kind {
+            InspectKind::Pages => set_damaged_pages_aside(&mut device),
+            _ => set_damaged_checkpoints_aside(&mut device),
+        };
+        return Ok(set_aside_answer(&report.map_err(|e| failed(e.to_string()))?));
+    };
     let report = match kind {
         InspectKind::Log => Log::repair(&mut device, policy, true),
         _ => Wal::repair(&mut &mut device, policy),
     };
-    let report = report.map_err(|e| unreadable(directory, &e.to_string()))?;
-    Ok(repair_answer(&report))
+    Ok(repair_answer(&report.map_err(|e| failed(e.to_string()))?))
+}
+
+fn set_aside_answer(report: &SetAsideReport) -> Answer {
+    let mut text = String::new();
+    if report.set_aside.is_empty() {
+        let _infallible = writeln!(text, "Version {}, the newest, is whole. Nothing was changed.", report.kept);
+    } else {
+        let mut table = TextTable::new(["version", "what is wrong", "its manifest is now"]).numeric([0]);
+        for ((version, what), copy) in report.set_aside.iter().zip(&report.copies) {
+            table.row([version.to_string(), what.clone(), copy.clone()]);
+        }
+        text += &table.plain();
+        let _infallible = writeln!(text, "\nVersion {} opens now; what was done after it is lost with those above.", report.kept);
+    }
+    Answer { text, json: json(report), is_damaged: false }
+}
+
+fn pages_answer(report: &PagesReport) -> Answer {
+    let mut text = String::new();
+    let mut manifests = TextTable::new(["version", "shard", "tables", "pages", "bytes", "note bytes", "state"]).numeric(0..6);
+    let mut tables = TextTable::new(["version", "table", "kind", "pages", "bytes", "live", "written", "tombstones"]).numeric([0, 1, 3, 4, 5, 6, 7]);
+    let shown = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
+    for m in &report.manifests {
+        let (pages, bytes) = m.tables.iter().fold((0, 0), |(pages, bytes), t| (pages + t.pages, bytes + t.bytes));
+        let numbers = [m.version, u64::from(m.shard), m.tables.len() as u64, pages, bytes, m.note_bytes];
+        let state = match (m.is_verified, report.problems.is_empty()) {
+            (true, true) => "verified",
+            (true, false) => "see below",
+            (false, _) => "manifest is whole",
+        };
+        manifests.row(numbers.iter().map(u64::to_string).chain([state.to_owned()]));
+        for t in &m.tables {
+            let row = [m.version.to_string(), t.table.to_string(), t.kind.to_owned(), t.pages.to_string(), t.bytes.to_string()];
+            tables.row(row.into_iter().chain([shown(t.live_records), shown(t.written_records), shown(t.tombstones)]));
+        }
+    }
+    let mut segments = TextTable::new(["segment", "bytes", "named bytes", "manifests"]).numeric(1..4);
+    for s in &report.segments {
+        segments.row([s.file.clone(), s.file_bytes.to_string(), s.named_bytes.to_string(), s.manifests.to_string()]);
+    }
+    for table in [manifests, tables, segments] {
+        if !table.is_empty() {
+            text += &table.plain();
+            text.push('\n');
+        }
+    }
+    problems_text(&mut text, &report.problems);
+    Answer { text, json: json(report), is_damaged: !report.problems.is_empty() }
+}
+
+fn kv_answer(report: &KvReport) -> Answer {
+    let mut text = head(&report.checkpoint);
+    let _infallible = writeln!(
+        text,
+        "\n{} sessions, the next is number {}; values of {} B are changed in place",
+        report.sessions.len(),
+        report.next_session,
+        report.value_bytes
+    );
+    let mut sessions = TextTable::new(["session", "last serial"]).numeric([0, 1]);
+    report.sessions.iter().for_each(|s| sessions.row([s.session.to_string(), s.serial.to_string()]));
+    if !sessions.is_empty() {
+        text += &sessions.plain();
+    }
+    problems_text(&mut text, &report.checkpoint.problems);
+    Answer { text, json: json(report), is_damaged: !report.checkpoint.problems.is_empty() }
 }
 
 fn json<T: serde::Serialize>(report: &T) -> serde_json::Value {
@@ -225,7 +310,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::time::Duration;
 
-    use tiderace_storage::{Checkpoints, Commit, Image, LogOptions, Shard, ShardOptions, SourceOffset, TableId};
+    use tiderace_storage::{
+        Checkpoints, Commit, Image, KvOptions, LogOptions, OpenAt, Shard, ShardOptions, ShardedKv, SourceOffset, StoreOptions, TableId,
+        TableLayout,
+    };
 
     use super::*;
 
@@ -322,7 +410,91 @@ mod tests {
         assert!(shown.is_damaged && shown.text.contains("DAMAGED") && shown.text.contains("checksum"), "{}", shown.text);
         let mut repairing = arguments(InspectKind::Checkpoint, directory.path());
         repairing.repair = Some(RepairKind::Truncate);
-        assert!(answer(&repairing).is_err());
+        assert!(answer(&repairing).is_err(), "checkpoints aren't truncated");
+        repairing.repair = Some(RepairKind::SetAside);
+        let repaired = answer(&repairing).unwrap();
+        assert_eq!(repaired.json["kept"], 5, "{}", repaired.text);
+        assert!(directory.path().join(repaired.json["copies"][0].as_str().unwrap()).exists());
+        let shown = answer(&arguments(InspectKind::Checkpoint, directory.path())).unwrap();
+        assert!(!shown.is_damaged && shown.text.matches("verified").count() == 1, "{}", shown.text);
+        let again = answer(&repairing).unwrap();
+        assert!(again.text.contains("Nothing was changed"), "{}", again.text);
+        let mut log = arguments(InspectKind::Wal, directory.path());
+        log.repair = Some(RepairKind::SetAside);
+        assert!(answer(&log).is_err(), "logs aren't set aside");
         assert!(answer(&arguments(InspectKind::Wal, Path::new("/no/such/place"))).is_err());
+    }
+
+    #[test]
+    fn pages_of_a_shard_are_shown_verified_and_set_aside_when_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let device = || Box::new(FileDevice::open(directory.path()).unwrap());
+        let options = || ShardOptions { budget_bytes: 1 << 20 };
+        let (mut shard, _) =
+            Shard::open(options(), TableLayout::for_device(), device(), StoreOptions::default(), 3, OpenAt::Newest).unwrap();
+        for version in 1..4_u64 {
+            for i in 0..100 * version {
+                shard.point(TableId(3), 8).put(i << 40, &i.to_be_bytes(), &version.to_be_bytes());
+            }
+            shard.point(TableId(3), 8).remove(0, &0_u64.to_be_bytes());
+            shard.ordered(TableId(4)).put(&version.to_be_bytes(), b"value");
+            shard.checkpoint_now(version, b"note").unwrap();
+        }
+        drop(shard);
+        let before: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let shown = answer(&arguments(InspectKind::Pages, directory.path())).unwrap();
+        assert!(!shown.is_damaged, "{}", shown.text);
+        let newest = &shown.json["manifests"][2];
+        assert_eq!((newest["version"].as_u64(), newest["tables"][0]["live_records"].as_u64()), (Some(3), Some(299)), "{newest}");
+        assert!(newest["tables"][0]["tombstones"].as_u64() > Some(0) && shown.text.contains("verified"), "{}", shown.text);
+        let after: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(before, after, "looking changes nothing");
+        let manifest = directory.path().join("pages-manifest-00000000000000000003");
+        let mut bytes = std::fs::read(&manifest).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&manifest, &bytes).unwrap();
+        let shown = answer(&arguments(InspectKind::Pages, &manifest)).unwrap();
+        assert!(shown.is_damaged && shown.text.contains("checksum"), "{}", shown.text);
+        let mut repairing = arguments(InspectKind::Pages, directory.path());
+        repairing.repair = Some(RepairKind::SetAside);
+        let repaired = answer(&repairing).unwrap();
+        assert_eq!(repaired.json["kept"], 2, "{}", repaired.text);
+        let copy = directory.path().join(repaired.json["copies"][0].as_str().unwrap());
+        assert!(std::fs::read(copy).unwrap() == bytes, "the copy is what was there");
+        let (mut shard, recovered) =
+            Shard::open(options(), TableLayout::for_device(), device(), StoreOptions::default(), 3, OpenAt::Newest).unwrap();
+        assert_eq!((recovered.unwrap().version, shard.point(TableId(3), 8).len()), (2, 199));
+        drop(shard);
+        // A byte of a page that both versions have: nothing whole is left, and nothing is changed.
+        let segment = directory.path().join("pages-0000000000.seg");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let shown = answer(&arguments(InspectKind::Pages, directory.path())).unwrap();
+        assert!(shown.is_damaged && shown.text.contains("pages-0000000000.seg"), "{}", shown.text);
+    }
+
+    #[test]
+    fn sessions_of_a_key_value_store_are_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let kv = ShardedKv::open(FileDevice::open(directory.path()).unwrap(), KvOptions { shards: 4, ..KvOptions::new(1) }).unwrap();
+        let mut session = kv.start_session().unwrap();
+        for i in 0..50_u64 {
+            session.upsert(&i.to_be_bytes(), &[1; 8]).unwrap();
+        }
+        kv.checkpoint(Duration::from_secs(10)).unwrap();
+        drop((session, kv));
+        let shown = answer(&arguments(InspectKind::Kv, directory.path())).unwrap();
+        assert!(!shown.is_damaged && shown.text.contains("1 sessions"), "{}", shown.text);
+        assert_eq!((shown.json["sessions"][0]["serial"].as_u64(), shown.json["checkpoint"]["records"].as_u64()), (Some(50), Some(50)));
+        assert_eq!(shown.json["checkpoint"]["vnodes"], 4);
+        // A shard's checkpoint is no store's.
+        let other = tempfile::tempdir().unwrap();
+        let shard = Shard::new(ShardOptions { budget_bytes: usize::MAX });
+        let mut checkpoints = Checkpoints::open(FileDevice::open(other.path()).unwrap(), 2).unwrap();
+        checkpoints.commit(1, &Image::of(&shard, 4), b"note").unwrap();
+        drop(checkpoints);
+        let shown = answer(&arguments(InspectKind::Kv, other.path())).unwrap();
+        assert!(shown.is_damaged && shown.text.contains("no table of sessions"), "{}", shown.text);
     }
 }

@@ -14,6 +14,7 @@ pub(crate) struct Described {
     pub(crate) records: u64,
     pub(crate) data_bytes: u64,
     pub(crate) note_bytes: u64,
+    pub(crate) note: Vec<u8>,
     pub(crate) blocks: Vec<DescribedBlock>,
 }
 
@@ -63,6 +64,7 @@ pub(crate) fn manifest(device: &mut (impl Device + ?Sized), version: u64) -> Res
         records: body.records,
         data_bytes: body.data_bytes(),
         note_bytes: body.note.len() as u64,
+        note: body.note,
         blocks: body
             .blocks
             .iter()

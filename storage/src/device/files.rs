@@ -10,7 +10,9 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use rustix::fs::{FlockOperation, flock};
 
+use super::direct;
 use super::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
+use crate::raw::Buffer;
 
 const LOCK_FILE: &str = ".lock";
 /// Zeros are written in pieces of this size.
@@ -25,8 +27,21 @@ pub struct FileDevice {
     directory_file: File,
     _lock: File,
     files: HashMap<FileName, Arc<File>>,
+    /// The same files, opened to go around the system's cache.
+    direct_files: HashMap<FileName, Arc<File>>,
+    /// What offsets and lengths must be multiples of to go around it; nothing does without.
+    direct_alignment_bytes: Option<usize>,
     next_token: u64,
     done: Vec<Completion>,
+}
+
+/// A file for one operation.
+#[derive(Clone, Debug)]
+pub(super) struct OpenFile {
+    /// Through the system's cache.
+    pub(super) file: Arc<File>,
+    /// Around it, if the operation should go there first.
+    pub(super) direct: Option<Arc<File>>,
 }
 
 impl FileDevice {
@@ -47,9 +62,18 @@ impl FileDevice {
             directory_file,
             _lock: lock,
             files: HashMap::new(),
+            direct_files: HashMap::new(),
+            direct_alignment_bytes: None,
             next_token: 0,
             done: Vec::new(),
         })
+    }
+
+    /// Lets large aligned reads and writes go around the system's cache: what they must be multiples of, or why none can.
+    pub(super) fn allow_direct(&mut self) -> Result<usize, String> {
+        let found = direct::probe(&self.directory);
+        self.direct_alignment_bytes = found.as_ref().ok().copied();
+        found
     }
 
     pub(super) fn token(&mut self) -> Token {
@@ -75,12 +99,37 @@ impl FileDevice {
         if let Some(open) = self.files.get(file) {
             return Ok(Arc::clone(open));
         }
-        if self.files.len() >= OPEN_FILES_MAX {
-            self.files.clear();
-        }
         let open = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(file))?);
-        self.files.insert(file.clone(), Arc::clone(&open));
+        keep_open(&mut self.files, file, Arc::clone(&open));
         Ok(open)
+    }
+
+    fn direct_file(&mut self, file: &FileName) -> io::Result<Arc<File>> {
+        if let Some(open) = self.direct_files.get(file) {
+            return Ok(Arc::clone(open));
+        }
+        let open = Arc::new(direct::open(&self.path(file))?);
+        keep_open(&mut self.direct_files, file, Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// The file of a read, write or sync, opened in the way that suits it.
+    pub(super) fn open_for(&mut self, op: &DeviceOp) -> io::Result<OpenFile> {
+        let (name, offset, len) = match op {
+            DeviceOp::Write { file, offset, data } | DeviceOp::WriteSync { file, offset, data } => (file, *offset, data.len()),
+            DeviceOp::Read { file, offset, len } => (file, *offset, *len),
+            DeviceOp::Sync { file } => (file, 0, 0),
+            _ => unreachable!("asked for reads, writes and syncs alone"),
+        };
+        let file = self.file(name)?;
+        let mut direct = None;
+        if self.direct_alignment_bytes.is_some_and(|alignment| direct::suits(alignment, offset, len)) {
+            // At its end a file isn't aligned.
+            let is_inside = !matches!(op, DeviceOp::Read { .. }) || file.metadata()?.len() >= offset.saturating_add(len as u64);
+            // Without an error: a file for which it isn't possible is reached through the cache.
+            direct = if is_inside { self.direct_file(name).ok() } else { None };
+        }
+        Ok(OpenFile { file, direct })
     }
 
     pub(super) fn perform(&mut self, op: &DeviceOp) -> Result<Done, DeviceError> {
@@ -91,32 +140,11 @@ impl FileDevice {
         match op {
             DeviceOp::Create { file } => {
                 let open = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(file))?;
-                self.files.insert(file.clone(), Arc::new(open));
+                keep_open(&mut self.files, file, Arc::new(open));
             }
-            DeviceOp::Write { file, offset, data } => self.file(file)?.write_all_at(data, *offset)?,
-            DeviceOp::WriteSync { file, offset, data } => {
-                let file = self.file(file)?;
-                file.write_all_at(data, *offset)?;
-                file.sync_data()?;
+            DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } | DeviceOp::Read { .. } | DeviceOp::Sync { .. } => {
+                return perform_on(&self.open_for(op)?, op);
             }
-            DeviceOp::Read { file, offset, len } => {
-                let file = self.file(file)?;
-                // A damaged length elsewhere must not make us allocate what isn't there.
-                let rest = file.metadata()?.len().saturating_sub(*offset);
-                let mut data = vec![0; usize::try_from(rest).unwrap_or(usize::MAX).min(*len)];
-                let mut filled = 0;
-                while filled < data.len() {
-                    match file.read_at(&mut data[filled..], offset + filled as u64) {
-                        Ok(0) => break,
-                        Ok(n) => filled += n,
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                        Err(e) => return Err(e),
-                    }
-                }
-                data.truncate(filled);
-                return Ok(Done::Data(data));
-            }
-            DeviceOp::Sync { file } => self.file(file)?.sync_data()?,
             DeviceOp::SyncDir => self.directory_file.sync_all()?,
             DeviceOp::Allocate { file, len } => {
                 let file = self.file(file)?;
@@ -131,13 +159,16 @@ impl FileDevice {
             DeviceOp::Truncate { file, len } => self.file(file)?.set_len(*len)?,
             DeviceOp::Rename { from, to } => {
                 fs::rename(self.path(from), self.path(to))?;
-                self.files.remove(to);
-                if let Some(open) = self.files.remove(from) {
-                    self.files.insert(to.clone(), open);
+                for files in [&mut self.files, &mut self.direct_files] {
+                    files.remove(to);
+                    if let Some(open) = files.remove(from) {
+                        files.insert(to.clone(), open);
+                    }
                 }
             }
             DeviceOp::Remove { file } => {
                 self.files.remove(file);
+                self.direct_files.remove(file);
                 fs::remove_file(self.path(file))?;
             }
             DeviceOp::List => {
@@ -157,6 +188,73 @@ impl FileDevice {
         }
         Ok(Done::Nothing)
     }
+}
+
+fn keep_open(files: &mut HashMap<FileName, Arc<File>>, name: &FileName, file: Arc<File>) {
+    if files.len() >= OPEN_FILES_MAX {
+        files.clear();
+    }
+    files.insert(name.clone(), file);
+}
+
+/// Does a read, write or sync. What can't go around the cache after all goes through it.
+pub(super) fn perform_on(open: &OpenFile, op: &DeviceOp) -> io::Result<Done> {
+    match op {
+        DeviceOp::Write { offset, data, .. } => write_all(open, data, *offset)?,
+        DeviceOp::WriteSync { offset, data, .. } => {
+            write_all(open, data, *offset)?;
+            open.file.sync_data()?;
+        }
+        DeviceOp::Read { offset, len, .. } => return read_up_to(open, *offset, *len).map(Done::Data),
+        DeviceOp::Sync { .. } => open.file.sync_data()?,
+        _ => unreachable!("asked for reads, writes and syncs alone"),
+    }
+    Ok(Done::Nothing)
+}
+
+fn write_all(open: &OpenFile, data: &[u8], offset: u64) -> io::Result<()> {
+    if let Some(direct) = &open.direct {
+        let mut buffer = Buffer::for_direct_io(data.len());
+        buffer.bytes_mut()[..data.len()].copy_from_slice(data);
+        match direct.write_all_at(&buffer.bytes()[..data.len()], offset) {
+            // What is left of a short write isn't aligned any more.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+            result => return result,
+        }
+    }
+    open.file.write_all_at(data, offset)
+}
+
+fn read_up_to(open: &OpenFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    if let Some(direct) = &open.direct {
+        let mut buffer = Buffer::for_direct_io(len);
+        match read_exactly(direct, &mut buffer.bytes_mut()[..len], offset) {
+            // The file has become shorter meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+            Err(e) => return Err(e),
+            Ok(filled) => return Ok(buffer.bytes()[..filled].to_vec()),
+        }
+    }
+    // A damaged length elsewhere must not make us allocate what isn't there.
+    let rest = usize::try_from(open.file.metadata()?.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut data = vec![0; rest.min(len)];
+    let filled = read_exactly(&open.file, &mut data, offset)?;
+    data.truncate(filled);
+    Ok(data)
+}
+
+/// Reads until the memory is full or the file ends; how much.
+fn read_exactly(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match file.read_at(&mut into[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 /// The error of an operation, from the system's.

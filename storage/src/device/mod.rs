@@ -8,18 +8,23 @@
 //! - After a failed `Sync` nothing is known of what was written before; trying again proves nothing (see "Can Applications Recover from fsync
 //!   Failures?", ATC 2020). Whoever uses the file must stop and recover.
 
+mod direct;
 mod files;
+mod open;
 mod read_only;
 mod sim;
+mod threads;
 mod uring;
 
 use std::fmt;
 use std::time::Duration;
 
 pub use files::FileDevice;
+pub use open::{Backend, DeviceOptions, DirectIo, Opened, open_device, open_device_with};
 pub use read_only::ReadOnlyDevice;
 pub use sim::{Fault, SimDevice};
-pub use uring::{Backend, UringDevice, open_device};
+pub use threads::ThreadsDevice;
+pub use uring::UringDevice;
 
 /// A file's name inside the device's directory: letters, digits, `-`, `_`, `.`; not beginning with a dot; at most 128 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,59 +1,52 @@
 //! A directory by io_uring: reads, writes and syncs go through a ring of the device's own, everything else by plain calls.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::files::{FileDevice, error};
-use super::{Completion, Device, DeviceError, DeviceOp, Done, Token};
-use crate::raw::{Ended, Ring, RingOp};
+use super::files::{FileDevice, OpenFile, error, perform_on};
+use super::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
+use crate::raw::{Ended, FIXED_FILES, Ring, RingFile, RingOp};
 
 /// Operations that may be on their way at once; more are done by plain calls.
 const ENTRIES: u32 = 256;
 
-/// How a device reaches the disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// By io_uring.
-    IoUring,
-    /// By `pread`, `pwrite` and `fdatasync`.
-    Positioned {
-        /// Why not by io_uring.
-        because: String,
-    },
-}
-
-/// Opens a directory by io_uring where the system allows it, else by plain calls, and says which. `allow_io_uring = false` asks for the latter.
-pub fn open_device(directory: &Path, allow_io_uring: bool) -> Result<(Box<dyn Device + Send>, Backend), DeviceError> {
-    let files = FileDevice::open(directory)?;
-    if !allow_io_uring {
-        return Ok((Box::new(files), Backend::Positioned { because: "io_uring is switched off".to_owned() }));
-    }
-    match Ring::new(ENTRIES) {
-        Ok(ring) => Ok((Box::new(UringDevice::new(files, ring)), Backend::IoUring)),
-        // EPERM (seccomp, sysctl), ENOSYS (old kernel), a missing feature: the plain calls do the same, slower.
-        Err(e) => Ok((Box::new(files), Backend::Positioned { because: e.to_string() })),
-    }
-}
-
-/// A directory by io_uring; [`open_device`] makes one.
+/// A directory by io_uring; [`open_device`](super::open_device) makes one.
 #[derive(Debug)]
 pub struct UringDevice {
     files: FileDevice,
     ring: Ring,
-    ops: HashMap<u64, DeviceOp>,
+    /// Operations on their way, without their data, and their files.
+    ops: HashMap<u64, (DeviceOp, OpenFile)>,
     ended: Vec<Ended>,
+    /// Registered files by name and whether they go around the cache.
+    fixed: HashMap<(FileName, bool), (u32, Arc<File>)>,
+    free_places: Vec<u32>,
 }
 
 impl UringDevice {
-    fn new(files: FileDevice, ring: Ring) -> Self {
-        Self { files, ring, ops: HashMap::new(), ended: Vec::new() }
+    /// A ring for a device, or why there is none: EPERM (seccomp, sysctl), ENOSYS (old kernel), a missing feature.
+    pub(super) fn ring() -> io::Result<Ring> {
+        Ring::new(ENTRIES)
+    }
+
+    pub(super) fn new(files: FileDevice, ring: Ring) -> Self {
+        let free_places = (0..FIXED_FILES).rev().collect();
+        Self { files, ring, ops: HashMap::new(), ended: Vec::new(), fixed: HashMap::new(), free_places }
+    }
+
+    /// What the kernel's io_uring wouldn't do, and is done without.
+    #[must_use]
+    pub fn refused(&self) -> &[String] {
+        self.ring.refused()
     }
 
     /// The operation for the ring, and the operation without its data; or the whole back, when the ring isn't for it.
-    fn for_ring(files: &mut FileDevice, op: DeviceOp) -> Result<(RingOp, DeviceOp), DeviceOp> {
+    fn for_ring(op: DeviceOp, open: &OpenFile) -> Result<(RingOp, DeviceOp), DeviceOp> {
         match op {
             DeviceOp::Write { file, offset, data } if fits(data.len()) => {
                 let write = RingOp::Write { data, offset, sync: false };
@@ -66,39 +59,89 @@ impl UringDevice {
             DeviceOp::Sync { file } => Ok((RingOp::Sync, DeviceOp::Sync { file })),
             DeviceOp::Read { file, offset, len } => {
                 // Never more memory than the file has bytes, whatever length was asked for.
-                let rest = files.file(&file).and_then(|f| f.metadata()).map_or(0, |m| m.len().saturating_sub(offset));
+                let rest = open.file.metadata().map_or(0, |m| m.len().saturating_sub(offset));
                 let len_now = usize::try_from(rest).unwrap_or(usize::MAX).min(len);
                 let op = DeviceOp::Read { file, offset, len };
-                if fits(len_now) { Ok((RingOp::Read { data: vec![0; len_now], offset }, op)) } else { Err(op) }
+                if fits(len_now) { Ok((RingOp::Read { data: Vec::new(), len: len_now, offset }, op)) } else { Err(op) }
             }
             other => Err(other),
         }
     }
 
+    /// The file as the ring takes it: registered, if there is a place.
+    fn ring_file(&mut self, name: &FileName, open: &OpenFile) -> RingFile {
+        let direct = open.direct.is_some();
+        let file = Arc::clone(open.direct.as_ref().unwrap_or(&open.file));
+        let key = (name.clone(), direct);
+        if let Some((place, registered)) = self.fixed.get(&key)
+            && Arc::ptr_eq(registered, &file)
+        {
+            return RingFile { file, fixed: Some(*place), direct };
+        }
+        self.forget(&key);
+        if self.free_places.is_empty()
+            && let Some(other) = self.fixed.keys().next().cloned()
+        {
+            self.forget(&other);
+        }
+        let Some(place) = self.free_places.pop() else { return RingFile { file, fixed: None, direct } };
+        if !self.ring.fix_file(place, &file) {
+            self.free_places.push(place);
+            return RingFile { file, fixed: None, direct };
+        }
+        self.fixed.insert(key, (place, Arc::clone(&file)));
+        RingFile { file, fixed: Some(place), direct }
+    }
+
+    /// A registered file's space isn't freed when it is removed, so nobody forgets to forget it.
+    fn forget(&mut self, key: &(FileName, bool)) {
+        if let Some((place, _)) = self.fixed.remove(key) {
+            self.ring.unfix_file(place);
+            self.free_places.push(place);
+        }
+    }
+
+    fn forget_names(&mut self, op: &DeviceOp) {
+        let names = match op {
+            DeviceOp::Rename { from, to } => [Some(from), Some(to)],
+            DeviceOp::Remove { file } => [Some(file), None],
+            _ => return,
+        };
+        for name in names.into_iter().flatten() {
+            self.forget(&(name.clone(), false));
+            self.forget(&(name.clone(), true));
+        }
+    }
+
     /// What came of an operation; what the ring left undone is done by plain calls.
-    fn result(&mut self, op: &DeviceOp, ended: Ended) -> Result<Done, DeviceError> {
+    fn result(op: &DeviceOp, open: &OpenFile, ended: Ended) -> Result<Done, DeviceError> {
         let failed = |e: &io::Error| error(op, e);
-        match (ended.op, op) {
-            (RingOp::Write { data, offset, sync }, _) => {
-                let written = ended.result.map_err(|e| failed(&e))?;
+        let refused = |e: &io::Error| open.direct.is_some() && e.kind() == io::ErrorKind::InvalidInput;
+        let through_cache = OpenFile { direct: None, ..open.clone() };
+        match ended.op {
+            RingOp::Write { data, offset, sync } => {
+                let written = match ended.result {
+                    Err(e) if refused(&e) => 0,
+                    result => result.map_err(|e| failed(&e))?,
+                };
                 if written < data.len() {
                     // A short write breaks the link too.
-                    use std::os::unix::fs::FileExt;
-                    ended.file.write_all_at(&data[written..], offset + written as u64).map_err(|e| failed(&e))?;
+                    open.file.write_all_at(&data[written..], offset + written as u64).map_err(|e| failed(&e))?;
                     if sync {
-                        ended.file.sync_data().map_err(|e| failed(&e))?;
+                        open.file.sync_data().map_err(|e| failed(&e))?;
                     }
                 } else if sync {
                     ended.sync_result.map_err(|e| failed(&e))?;
                 }
                 Ok(Done::Nothing)
             }
-            (RingOp::Read { data, .. }, _) => match ended.result.map_err(|e| failed(&e))? {
-                read if read == data.len() => Ok(Done::Data(data)),
+            RingOp::Read { data, .. } => match ended.result {
+                Ok(read) if read == ended.len => Ok(Done::Data(data)),
+                Err(e) if !refused(&e) => Err(failed(&e)),
                 // A short read: the file ends earlier by now, or the kernel felt like it. The plain call goes on to the end.
-                _ => self.files.perform(op),
+                _ => perform_on(&through_cache, op).map_err(|e| failed(&e)),
             },
-            (RingOp::Sync, _) => ended.result.map(|_| Done::Nothing).map_err(|e| failed(&e)),
+            RingOp::Sync => ended.result.map(|_| Done::Nothing).map_err(|e| failed(&e)),
         }
     }
 }
@@ -111,35 +154,44 @@ fn fits(bytes: usize) -> bool {
 impl Device for UringDevice {
     fn submit(&mut self, op: DeviceOp) -> Token {
         let token = self.files.token();
-        let (ring_op, rest) = match Self::for_ring(&mut self.files, op) {
-            Ok(both) => both,
-            Err(op) => {
-                let result = self.files.perform(&op);
-                self.files.complete(token, result);
-                return token;
-            }
-        };
-        let file = match rest.file().map(|f| self.files.file(f)) {
-            Some(Ok(file)) => file,
-            Some(Err(e)) => {
-                self.files.complete(token, Err(error(&rest, &e)));
-                return token;
-            }
-            None => unreachable!("for_ring takes operations on files alone"),
-        };
-        if let Err(back) = self.ring.submit(token.0, file, ring_op) {
-            let op = match (back, rest) {
-                (RingOp::Write { data, .. }, DeviceOp::Write { file, offset, .. }) => DeviceOp::Write { file, offset, data },
-                (RingOp::Write { data, .. }, DeviceOp::WriteSync { file, offset, .. }) => {
-                    DeviceOp::WriteSync { file, offset, data }
-                }
-                (_, rest) => rest,
-            };
+        if !matches!(op, DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } | DeviceOp::Read { .. } | DeviceOp::Sync { .. }) {
+            self.forget_names(&op);
             let result = self.files.perform(&op);
             self.files.complete(token, result);
             return token;
         }
-        self.ops.insert(token.0, rest);
+        let open = match self.files.open_for(&op) {
+            Ok(open) => open,
+            Err(e) => {
+                self.files.complete(token, Err(error(&op, &e)));
+                return token;
+            }
+        };
+        let op = match Self::for_ring(op, &open) {
+            Err(op) => op,
+            Ok((ring_op, rest)) => {
+                let name = rest.file().expect("operations on files alone come here").clone();
+                let file = self.ring_file(&name, &open);
+                match self.ring.submit(token.0, file, ring_op) {
+                    Ok(()) => {
+                        self.ops.insert(token.0, (rest, open));
+                        return token;
+                    }
+                    // The ring is full.
+                    Err(back) => match (back, rest) {
+                        (RingOp::Write { data, .. }, DeviceOp::Write { file, offset, .. }) => {
+                            DeviceOp::Write { file, offset, data }
+                        }
+                        (RingOp::Write { data, .. }, DeviceOp::WriteSync { file, offset, .. }) => {
+                            DeviceOp::WriteSync { file, offset, data }
+                        }
+                        (_, rest) => rest,
+                    },
+                }
+            }
+        };
+        let result = perform_on(&open, &op).map_err(|e| error(&op, &e));
+        self.files.complete(token, result);
         token
     }
 
@@ -148,9 +200,9 @@ impl Device for UringDevice {
         let mut ended = std::mem::take(&mut self.ended);
         self.ring.reap(&mut ended);
         for ended in ended.drain(..) {
-            if let Some(op) = self.ops.remove(&ended.id) {
+            if let Some((op, open)) = self.ops.remove(&ended.id) {
                 let token = Token(ended.id);
-                let result = self.result(&op, ended);
+                let result = Self::result(&op, &open, ended);
                 done.push(Completion { token, result });
             }
         }

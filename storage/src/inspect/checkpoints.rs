@@ -113,7 +113,7 @@ fn report(device: &mut (impl Device + ?Sized), version: u64, reads_data: bool) -
             return Ok(report);
         }
     };
-    let Described { vnodes, records, data_bytes, note_bytes, blocks } = &described;
+    let Described { vnodes, records, data_bytes, note_bytes, blocks, .. } = &described;
     report.vnodes = *vnodes;
     (report.records, report.data_bytes, report.note_bytes) = (*records, *data_bytes, *note_bytes);
     report.blocks = blocks.len() as u64;

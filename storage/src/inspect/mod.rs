@@ -3,14 +3,20 @@
 //! Reports are plain values that serialize to JSON; field names and meanings stay.
 
 mod checkpoints;
+mod pages;
+mod repair;
 mod segments;
+mod store;
 
 use serde::Serialize;
 
 use crate::device::DeviceError;
 
 pub use checkpoints::{CheckpointReport, TableReport, inspect_checkpoint, inspect_checkpoints};
+pub use pages::{PagesManifestReport, PagesReport, PagesSegmentReport, PagesTableReport, inspect_pages};
+pub use repair::{SetAsideReport, set_damaged_checkpoints_aside, set_damaged_pages_aside};
 pub use segments::{CommitReport, EntryReport, SegmentReport, SegmentsReport, inspect_log, inspect_wal};
+pub use store::{KvReport, SessionReport, inspect_kv};
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -25,7 +25,7 @@ use crate::shard::{CaptureKind, Shard, ShardOptions, TableId};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
 
 use gate::{Gate, Slot};
-use table::SessionTable;
+pub(crate) use table::SessionTable;
 
 pub use batch::{KvKeys, KvSlot};
 pub use session::Session;

@@ -9,15 +9,15 @@ const HEADER_BYTES: usize = 28;
 const SESSION_BYTES: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SessionTable {
-    pub(super) value_bytes: u32,
-    pub(super) next_session: u64,
+pub(crate) struct SessionTable {
+    pub(crate) value_bytes: u32,
+    pub(crate) next_session: u64,
     /// Session and serial, ascending.
-    pub(super) serials: Vec<(u64, u64)>,
+    pub(crate) serials: Vec<(u64, u64)>,
 }
 
 impl SessionTable {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.value_bytes.to_le_bytes());
@@ -31,7 +31,7 @@ impl SessionTable {
     }
 
     /// The table, or what is wrong with it.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else { return Err("it is too short".to_owned()) };
         let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if header[..8] != MAGIC || number(8) != VERSION {

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+use super::expiry::latest_stamp;
 use super::log::{LINKED, Lengths, Log, RECORD_BYTES_MIN};
 use crate::bugs::{self, Bug};
 use crate::raw::Buffer;
@@ -291,6 +292,14 @@ impl Log {
         }
     }
 
+    /// The slot of the oldest sealed page that isn't given to the store and is no part of a checkpoint, and how much of it is filled.
+    pub(super) fn next_unwritten_slot(&mut self) -> Option<(usize, usize)> {
+        self.next_unwritten()?;
+        let cold = self.cold.as_ref()?;
+        let (number, slot) = *cold.unwritten.front()?;
+        (number >= cold.capture_below).then(|| (slot, self.pages[slot].used))
+    }
+
     /// Gives the oldest sealed page to the store.
     pub(super) fn write_next(&mut self) {
         if self.next_unwritten().is_none() {
@@ -413,7 +422,10 @@ impl Log {
         let size = bytes.len();
         let to = self.allocate(size);
         let (slot, offset) = self.split(to);
+        let (from_slot, _) = self.split(from);
+        let latest = self.pages[from_slot].latest_stamp_us;
         let page = &mut self.pages[slot];
+        page.latest_stamp_us = page.latest_stamp_us.max(latest);
         let buffer = page.buffer.get_mut().expect("a mutable page is in memory");
         let copy = &mut buffer.bytes_mut()[offset..offset + size];
         copy.copy_from_slice(bytes);
@@ -482,9 +494,11 @@ impl Log {
     // === compaction
 
     /// A sealed page that is mostly dead, if the sealed pages together are; looks at a few pages a call.
-    pub(super) fn find_victim(&mut self) -> Option<PageId> {
+    /// `now_us`: pages on which everything has expired by then are victims too, always.
+    pub(super) fn find_victim(&mut self, now_us: Option<i64>) -> Option<PageId> {
         let cold = self.cold.as_mut()?;
-        if self.floor.get() > 0 || cold.sealed_used <= 2 * cold.sealed_live + 4 * self.page_bytes_max {
+        let is_wasteful = cold.sealed_used > 2 * cold.sealed_live + 4 * self.page_bytes_max;
+        if self.floor.get() > 0 || !(is_wasteful || now_us.is_some()) {
             return None;
         }
         for _ in 0..64.min(self.pages.len()) {
@@ -492,7 +506,8 @@ impl Log {
             let page = &self.pages[cold.next_victim];
             let sealed = page.in_use && page.used > 0 && page.number < self.sealed_below;
             // What a checkpoint waits for is left alone until then.
-            if sealed && page.number >= cold.capture_below && page.live < page.used / 2 {
+            let has_expired = now_us.is_some_and(|now_us| page.live > 0 && page.latest_stamp_us <= now_us);
+            if sealed && page.number >= cold.capture_below && (has_expired || (is_wasteful && page.live < page.used / 2)) {
                 return Some((page.number, cold.next_victim));
             }
         }
@@ -607,6 +622,7 @@ impl Log {
         let slot = self.add_slot();
         let page = &mut self.pages[slot];
         (page.number, page.used, page.in_use, page.buffer) = (image.number, bytes.len(), true, OnceCell::new());
+        page.latest_stamp_us = latest_stamp(bytes);
         let mut memory = 0;
         if keep_in_memory {
             let mut buffer = Buffer::zeroed(bytes.len());

@@ -72,15 +72,13 @@ impl Buckets {
     #[inline(always)]
     fn get(&self, id: usize) -> &Bucket {
         let (segment, at) = self.place(id);
-        let words = self.segments[segment].words();
-        words[at * BUCKET_WORDS..(at + 1) * BUCKET_WORDS].try_into().expect("eight words")
+        &self.segments[segment].words().as_chunks::<BUCKET_WORDS>().0[at]
     }
 
     #[inline(always)]
     fn get_mut(&mut self, id: usize) -> &mut Bucket {
         let (segment, at) = self.place(id);
-        let words = self.segments[segment].words_mut();
-        (&mut words[at * BUCKET_WORDS..(at + 1) * BUCKET_WORDS]).try_into().expect("eight words")
+        &mut self.segments[segment].words_mut().as_chunks_mut::<BUCKET_WORDS>().0[at]
     }
 
     #[inline(always)]

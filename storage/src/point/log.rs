@@ -125,13 +125,15 @@ pub(super) struct Page {
     pub(super) oversize: bool,
     /// Whether it is a page at all.
     pub(super) in_use: bool,
+    /// Of a table whose records expire: no record of the page does so later.
+    pub(super) latest_stamp_us: i64,
 }
 
 const _: () = assert!(size_of::<Page>() == 64);
 
 impl Page {
     fn unused() -> Self {
-        Self { buffer: OnceCell::new(), used: 0, live: 0, number: u64::MAX, rest: 0, oversize: false, in_use: false }
+        Self { buffer: OnceCell::new(), used: 0, live: 0, number: u64::MAX, rest: 0, oversize: false, in_use: false, latest_stamp_us: i64::MIN }
     }
 
     /// What compaction can gain.
@@ -313,6 +315,22 @@ impl Log {
         }
     }
 
+    /// The value of the record, if it is this key's.
+    #[inline(always)]
+    pub(super) fn value_of(&self, address: u64, hash: u64, key: &[u8]) -> Option<&[u8]> {
+        let bytes = self.from(address);
+        let lengths = Lengths(Self::word(bytes, 0));
+        if Self::word(bytes, 8) != hash || lengths.key() != key.len() {
+            return None;
+        }
+        let start = HEADER_BYTES + pad(lengths.value());
+        let is_key = match <[u8; 8]>::try_from(key) {
+            Ok(eight) => Self::word(bytes, start) == u64::from_ne_bytes(eight),
+            Err(_) => &bytes[start..start + key.len()] == key,
+        };
+        is_key.then(|| &bytes[HEADER_BYTES..HEADER_BYTES + lengths.value()])
+    }
+
     #[inline(always)]
     pub(super) fn key(&self, address: u64) -> &[u8] {
         let bytes = self.from(address);
@@ -388,6 +406,14 @@ impl Log {
             self.note_new(address);
         }
         address
+    }
+
+    /// A record of this page expires then, and none that is written in its place does so earlier.
+    #[inline(always)]
+    pub(super) fn note_stamp(&mut self, address: u64, stamp_us: i64) {
+        let (page, _) = self.split(address);
+        let page = self.page_mut(page);
+        page.latest_stamp_us = page.latest_stamp_us.max(stamp_us);
     }
 
     /// Frees a record. The owner has taken it out of the index.
@@ -722,8 +748,11 @@ impl Log {
         let page = self.page_mut(page_no);
         page.live -= size;
         page.buffer = OnceCell::from(buffer);
+        let latest = page.latest_stamp_us;
         let (to_page, _) = self.split(to);
-        self.page_mut(to_page).live += size;
+        let to_page = self.page_mut(to_page);
+        to_page.live += size;
+        to_page.latest_stamp_us = to_page.latest_stamp_us.max(latest);
         if self.touch != 0 {
             self.note_moved(to);
         }

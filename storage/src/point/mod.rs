@@ -2,6 +2,7 @@
 
 mod capture;
 mod cold;
+mod expiry;
 mod index;
 mod log;
 mod page;
@@ -15,6 +16,8 @@ use crate::shard::TableId;
 use crate::store::StoreHandle;
 pub(crate) use capture::Captured;
 pub(crate) use cold::PageImage;
+pub use expiry::{ExpiringTable, TimeToLive};
+pub(crate) use expiry::{STAMP_BYTES, SWEPT_A_TURN};
 use index::{ADDRESS_BITS, Index, SELF_SUFFICIENT_BITS};
 use log::{HAS_OLDER, KEY_BYTES_MAX, LIVE, Log, TOMBSTONE, VALUE_BYTES_MAX};
 pub(crate) use page::{PageRecord, read_page};
@@ -29,7 +32,7 @@ const LIKELY: usize = 16;
 const COMPACTION_VISITS: usize = 8;
 
 /// Where a record of a [`PointTable`] lies. Valid until that table's next `remove`, `clear` or `put`, and until [`Shard::maintain`] of a shard
-/// with a store; inserting by `entries` keeps it valid.
+/// with a store or of a table whose records expire; inserting by `entries` keeps it valid.
 ///
 /// [`Shard::maintain`]: crate::Shard::maintain
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,6 +127,8 @@ pub struct PointTable {
     /// With a store, for each open scan its number and the page number at which it ends.
     scan_ends: RefCell<Vec<(u64, u64)>>,
     scan_number: Cell<u64>,
+    /// Of a table whose records expire.
+    expiry: Option<expiry::Expiry>,
 }
 
 /// Bits of a scan's cursor that are its number; the lower ones are an address.
@@ -140,6 +145,7 @@ impl PointTable {
             open_scans: Cell::new(0),
             scan_ends: RefCell::default(),
             scan_number: Cell::new(0),
+            expiry: None,
         };
         table.settle();
         table
@@ -325,33 +331,71 @@ impl PointTable {
     /// The value of a record, to change in place.
     #[inline(always)]
     pub fn value_mut(&mut self, record: RecordRef) -> &mut [u8] {
-        let at = if self.log.is_sealed(record.0) { self.unseal(record.0) } else { record.0 };
+        let at = self.writable(record);
         self.log.value_mut(at)
+    }
+
+    /// Where a record is that may be changed in place.
+    #[inline(always)]
+    fn writable(&mut self, record: RecordRef) -> u64 {
+        if self.log.is_sealed(record.0) { self.unseal(record.0) } else { record.0 }
     }
 
     /// Sets the value of `key`, of any length; the record may move.
     pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8]) -> RecordRef {
-        assert!(value.len() <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
-        let address = match self.locate(hash, key) {
-            Some(at) if self.log.lengths(at).value() == value.len() && !self.log.is_sealed(at) => at,
-            Some(at) => {
-                let flags = if self.has_older(at) { HAS_OLDER } else { 0 };
-                self.index.remove(hash, at);
-                self.log.free(at);
-                self.compact();
-                self.add(hash, key, value.len(), flags)
-            }
-            None => self.add(hash, key, value.len(), 0),
-        };
+        let found = self.locate(hash, key);
+        let address = self.place_for(hash, key, value.len(), found);
         self.log.value_mut(address).copy_from_slice(value);
         self.settle();
         RecordRef(address)
     }
 
+    /// A record of the key that has room for a value of exactly this length and may be written: the one that was found, or a new one.
+    #[inline(always)]
+    fn place_for(&mut self, hash: u64, key: &[u8], value_len: usize, found: Option<u64>) -> u64 {
+        assert!(value_len <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
+        match found {
+            Some(at) if self.log.lengths(at).value() == value_len && !self.log.is_sealed(at) => at,
+            _ => self.make_anew(hash, key, value_len, found),
+        }
+    }
+
+    /// A new record, with a value of zeros, in place of the one that was found, if one was.
+    fn make_anew(&mut self, hash: u64, key: &[u8], value_len: usize, found: Option<u64>) -> u64 {
+        let Some(at) = found else { return self.add(hash, key, value_len, 0) };
+        let flags = if self.has_older(at) { HAS_OLDER } else { 0 };
+        self.index.remove(hash, at);
+        self.log.free(at);
+        self.compact();
+        self.add(hash, key, value_len, flags)
+    }
+
     /// The value of `key`.
     #[must_use]
+    #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<&[u8]> {
-        self.locate(hash, key).map(|at| self.log.value(at))
+        let mut probe = self.index.probe(hash);
+        while let Some(address) = probe.next() {
+            let value = self.log.value_of(address, hash, key);
+            if value.is_some() {
+                return value;
+            }
+        }
+        None
+    }
+
+    /// Finds one key, or makes it with a value of zeros, and lets `f` change its value in place; `f` is told whether it is new. What
+    /// [`entries`](Self::entries) does for many.
+    #[inline]
+    pub fn change<T>(&mut self, hash: u64, key: &[u8], f: impl FnOnce(&mut [u8], bool) -> T) -> T {
+        match self.locate(hash, key) {
+            Some(at) => f(self.value_mut(RecordRef(at)), false),
+            None => {
+                let at = self.add(hash, key, self.value_width, 0);
+                self.settle();
+                f(self.log.value_mut(at), true)
+            }
+        }
     }
 
     /// Forgets `key`; whether it was there.
@@ -523,6 +567,7 @@ mod tests {
         Entries(Vec<Vec<u8>>, u8),
         Find(Vec<Vec<u8>>),
         Put(Vec<u8>, Vec<u8>),
+        Change(Vec<u8>, u8),
         Remove(Vec<Vec<u8>>),
         RemoveWhere(u8, u8),
         Scan(usize),
@@ -543,6 +588,7 @@ mod tests {
             20 => (keys(), any::<u8>()).prop_map(|(k, b)| Op::Entries(k, b)),
             5 => keys().prop_map(Op::Find),
             10 => (key(), prop::collection::vec(any::<u8>(), 0..70)).prop_map(|(k, v)| Op::Put(k, v)),
+            5 => (key(), any::<u8>()).prop_map(|(k, b)| Op::Change(k, b)),
             2 => (key(), 0_usize..2000).prop_map(|(k, n)| Op::Put(k, vec![7; n])),
             10 => keys().prop_map(Op::Remove),
             4 => (1_u8..4, 0_u8..4).prop_map(|(m, r)| Op::RemoveWhere(m, r)),
@@ -610,6 +656,17 @@ mod tests {
                     let record = table.put(hash_of(&key, hash_bits), &key, &value);
                     assert_eq!((table.key(record), table.value(record)), (key.as_slice(), value.as_slice()));
                     model.insert(key, value);
+                }
+                Op::Change(key, byte) => {
+                    let is_known = model.contains_key(&key);
+                    let expected = model.entry(key.clone()).or_insert_with(|| vec![0; width]);
+                    table.change(hash_of(&key, hash_bits), &key, |value, is_new| {
+                        assert_eq!((&*value, is_new), (expected.as_slice(), !is_known));
+                        if let (Some(first), Some(wanted)) = (value.first_mut(), expected.first_mut()) {
+                            (*first, *wanted) = (byte, byte);
+                        }
+                    });
+                    assert_eq!(table.get(hash_of(&key, hash_bits), &key), Some(expected.as_slice()));
                 }
                 Op::Remove(keys) => {
                     for key in keys {

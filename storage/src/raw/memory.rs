@@ -9,6 +9,8 @@ use std::slice;
 
 /// Size and alignment of a huge page. Buffers of at least this size are mapped, smaller ones come from the allocator.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Alignment of buffers for direct I/O; no device asks for more.
+pub(crate) const SYSTEM_PAGE_BYTES: usize = 4096;
 /// Alignment of every buffer: a cache line.
 const ALIGNMENT: usize = 64;
 
@@ -16,7 +18,14 @@ const ALIGNMENT: usize = 64;
 pub(crate) struct Buffer {
     start: NonNull<u64>,
     bytes: usize,
-    mapped: bool,
+    origin: Origin,
+}
+
+/// Where a buffer's memory goes back to.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Mapped,
+    Allocated { alignment: u32 },
 }
 
 // SAFETY: a Buffer owns its memory alone and hands it out only by the borrow rules of its own `&` and `&mut`; `u64` is Send and Sync.
@@ -31,17 +40,28 @@ impl Buffer {
         if bytes >= HUGE_PAGE_BYTES
             && let Some(start) = map(bytes)
         {
-            return Self { start, bytes, mapped: true };
+            return Self { start, bytes, origin: Origin::Mapped };
         }
-        let layout = Self::layout(bytes);
-        // SAFETY: the layout's size is not zero: it is at least ALIGNMENT.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<u64>();
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, bytes, mapped: false }
+        Self::allocated(bytes, ALIGNMENT)
     }
 
-    fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(bytes, ALIGNMENT).expect("a size below isize::MAX: no address space holds more")
+    /// At least `bytes` (> 0) of zeros, aligned to a page of the system and a multiple of it long: for I/O around the system's cache.
+    pub(crate) fn for_direct_io(bytes: usize) -> Self {
+        Self::allocated(bytes.max(1).next_multiple_of(SYSTEM_PAGE_BYTES), SYSTEM_PAGE_BYTES)
+    }
+
+    /// `bytes` is above 0 and a multiple of 64, `alignment` a power of two.
+    fn allocated(bytes: usize, alignment: usize) -> Self {
+        let layout = Self::layout(bytes, alignment);
+        assert!(layout.size() > 0, "a buffer has at least one cache line");
+        // SAFETY: the layout's size is not zero: asserted above.
+        let start = unsafe { alloc_zeroed(layout) }.cast::<u64>();
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Self { start, bytes, origin: Origin::Allocated { alignment: alignment as u32 } }
+    }
+
+    fn layout(bytes: usize, alignment: usize) -> Layout {
+        Layout::from_size_align(bytes, alignment).expect("a size below isize::MAX: no address space holds more")
     }
 
     /// How long it is.
@@ -89,20 +109,23 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.mapped {
-            // SAFETY: `start` and `bytes` are what `map` returned; nobody borrows the buffer any more. munmap of an existing range can only
-            // fail for a lack of kernel memory when it splits a mapping; the range leaks then, which is safe.
-            let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
-        } else {
-            // SAFETY: allocated in `zeroed` with this very layout.
-            unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.bytes)) };
+        match self.origin {
+            Origin::Mapped => {
+                // SAFETY: `start` and `bytes` are what `map` returned; nobody borrows the buffer any more. munmap of an existing range can
+                // only fail for a lack of kernel memory when it splits a mapping; the range leaks then, which is safe.
+                let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+            }
+            Origin::Allocated { alignment } => {
+                // SAFETY: `allocated` made it with this very layout, and nobody borrows the buffer any more.
+                unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.bytes, alignment as usize)) };
+            }
         }
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer({} B{})", self.bytes, if self.mapped { ", mapped" } else { "" })
+        write!(f, "Buffer({} B, {:?})", self.bytes, self.origin)
     }
 }
 
@@ -152,6 +175,17 @@ mod tests {
             buffer.prefetch(bytes * 10);
             assert_eq!(buffer.bytes()[5], if bytes == 6 { 7 } else { 1 });
             assert_eq!(buffer.bytes()[bytes - 1], 7);
+        }
+    }
+
+    #[test]
+    fn buffers_for_direct_io_are_whole_pages_of_the_system() {
+        for bytes in [1, 4095, 4096, 66_048, HUGE_PAGE_BYTES + 1] {
+            let mut buffer = Buffer::for_direct_io(bytes);
+            assert_eq!((buffer.len(), buffer.bytes().as_ptr() as usize % SYSTEM_PAGE_BYTES), (bytes.next_multiple_of(4096), 0));
+            assert!(buffer.bytes().iter().all(|b| *b == 0));
+            let last = buffer.len() - 1;
+            buffer.bytes_mut()[last] = 9;
         }
     }
 }

@@ -1,4 +1,8 @@
 //! io_uring, made safe: the ring owns every buffer and file that the kernel may still use.
+//!
+//! Buffers and files are registered with the kernel where it allows that, so that it needn't look them up and pin them for each operation:
+//! [`SLOTS`] pieces of [`SLOT_BYTES`], used by reads and by writes around the cache that fit, and [`FIXED_FILES`] files. What doesn't fit, and
+//! all where the kernel refuses, goes by ordinary buffers and descriptors.
 
 use std::fs::File;
 use std::io;
@@ -8,6 +12,15 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+
+use super::memory::Buffer;
+
+/// Registered pieces of memory.
+pub(crate) const SLOTS: usize = 32;
+/// How long each is: a page of a table's log with its trailer fits.
+pub(crate) const SLOT_BYTES: usize = 128 << 10;
+/// Places for registered files.
+pub(crate) const FIXED_FILES: u32 = 64;
 
 /// What the ring can do with a file. The buffer comes back at the end.
 #[derive(Debug)]
@@ -21,15 +34,28 @@ pub(crate) enum RingOp {
         /// Whether a data sync follows, linked.
         sync: bool,
     },
-    /// Reads up to the buffer's length.
+    /// Reads up to so many bytes.
     Read {
-        /// To where; its length is how much.
+        /// What was read; empty when it is submitted.
         data: Vec<u8>,
+        /// How much is wanted.
+        len: usize,
         /// From where.
         offset: u64,
     },
     /// Makes the file's data durable.
     Sync,
+}
+
+/// The file of an operation.
+#[derive(Clone, Debug)]
+pub(crate) struct RingFile {
+    /// It.
+    pub(crate) file: Arc<File>,
+    /// Its place among the registered ones, if it has one; see [`Ring::fix_file`].
+    pub(crate) fixed: Option<u32>,
+    /// Whether it was opened to go around the system's cache: memory is aligned for it.
+    pub(crate) direct: bool,
 }
 
 /// An operation that is over.
@@ -39,17 +65,28 @@ pub(crate) struct Ended {
     pub(crate) id: u64,
     /// As given, with the buffer.
     pub(crate) op: RingOp,
-    /// The file it was on.
-    pub(crate) file: Arc<File>,
+    /// Bytes that were to be written or read.
+    pub(crate) len: usize,
     /// The result of the read, write or sync: bytes, or an error.
     pub(crate) result: io::Result<usize>,
     /// The result of the linked sync; an error of kind `Other` where the link broke.
     pub(crate) sync_result: io::Result<()>,
 }
 
+/// Memory that the kernel works on.
+#[derive(Debug)]
+enum Lent {
+    /// The operation's own `data`.
+    Data,
+    /// Aligned memory, with its number if it is registered.
+    Own(Buffer, Option<u16>),
+}
+
 struct InFlight {
     op: RingOp,
-    file: Arc<File>,
+    lent: Lent,
+    len: usize,
+    file: RingFile,
     /// Completions still to come.
     waiting: u32,
     result: io::Result<usize>,
@@ -60,6 +97,11 @@ struct InFlight {
 pub(crate) struct Ring {
     ring: IoUring,
     in_flight: HashMap<u64, InFlight>,
+    /// Registered pieces of memory that no operation has.
+    free_slots: Vec<(u16, Buffer)>,
+    /// Whether places for files are registered.
+    fixes_files: bool,
+    refused: Vec<String>,
 }
 
 /// Marks the completion of a linked sync.
@@ -71,7 +113,8 @@ impl Ring {
         let ring = IoUring::new(entries)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        for code in [opcode::Write::CODE, opcode::Read::CODE, opcode::Fsync::CODE] {
+        let needed = [opcode::Write::CODE, opcode::Read::CODE, opcode::Fsync::CODE];
+        for code in needed.into_iter().chain([opcode::ReadFixed::CODE, opcode::WriteFixed::CODE]) {
             if !probe.is_supported(code) {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the kernel's io_uring lacks operation {code}")));
             }
@@ -79,7 +122,51 @@ impl Ring {
         if !ring.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring may drop completions"));
         }
-        Ok(Self { ring, in_flight: HashMap::new() })
+        let mut made = Self {
+            ring,
+            in_flight: HashMap::new(),
+            free_slots: Vec::new(),
+            fixes_files: false,
+            refused: Vec::new(),
+        };
+        made.register();
+        Ok(made)
+    }
+
+    fn register(&mut self) {
+        let mut slots: Vec<_> = (0..SLOTS as u16).map(|number| (number, Buffer::for_direct_io(SLOT_BYTES))).collect();
+        let pieces: Vec<libc::iovec> = slots
+            .iter_mut()
+            .map(|(_, slot)| libc::iovec { iov_base: slot.bytes_mut().as_mut_ptr().cast(), iov_len: slot.len() })
+            .collect();
+        // SAFETY: the kernel pins these pages and touches them only for operations that name them, each of which owns its piece while it
+        // runs (`Lent::Own`); the pieces are freed with the ring, after the last of them.
+        match unsafe { self.ring.submitter().register_buffers(&pieces) } {
+            Ok(()) => self.free_slots = slots,
+            // ENOMEM: RLIMIT_MEMLOCK of the user is used up.
+            Err(e) => self.refused.push(format!("registered buffers: {e}")),
+        }
+        match self.ring.submitter().register_files_sparse(FIXED_FILES) {
+            Ok(()) => self.fixes_files = true,
+            Err(e) => self.refused.push(format!("registered files: {e}")),
+        }
+    }
+
+    /// What the kernel wouldn't do, and is done without.
+    pub(crate) fn refused(&self) -> &[String] {
+        &self.refused
+    }
+
+    /// Puts a file into a place below [`FIXED_FILES`]; whether it is there now. What was there before may still be in use.
+    pub(crate) fn fix_file(&mut self, place: u32, file: &File) -> bool {
+        self.fixes_files && self.ring.submitter().register_files_update(place, &[file.as_raw_fd()]).is_ok()
+    }
+
+    /// Empties a file's place. Where that fails the kernel keeps the file open until another comes there.
+    pub(crate) fn unfix_file(&mut self, place: u32) {
+        if self.fixes_files {
+            let _ = self.ring.submitter().register_files_update(place, &[-1]);
+        }
     }
 
     /// How many operations are on their way.
@@ -87,36 +174,56 @@ impl Ring {
         self.in_flight.len()
     }
 
+    /// Memory for an operation, with what is to be written in it.
+    fn lend(&mut self, op: &RingOp, len: usize, direct: bool) -> Lent {
+        let (data, wants_slot) = match op {
+            // Copying what can be written from where it is would gain nothing.
+            RingOp::Write { data, .. } => (data.as_slice(), direct),
+            RingOp::Read { .. } => (&[][..], true),
+            RingOp::Sync => return Lent::Data,
+        };
+        let slot = if wants_slot && len <= SLOT_BYTES { self.free_slots.pop() } else { None };
+        let (number, mut buffer) = match slot {
+            Some((number, buffer)) => (Some(number), buffer),
+            None if direct => (None, Buffer::for_direct_io(len)),
+            None => return Lent::Data,
+        };
+        buffer.bytes_mut()[..data.len()].copy_from_slice(data);
+        Lent::Own(buffer, number)
+    }
+
     /// Begins an operation; `id` is below 2^63 and not in use. Gives it back when the ring is full.
-    pub(crate) fn submit(&mut self, id: u64, file: Arc<File>, op: RingOp) -> Result<(), RingOp> {
+    pub(crate) fn submit(&mut self, id: u64, file: RingFile, mut op: RingOp) -> Result<(), RingOp> {
         assert!(id < SYNC_BIT && !self.in_flight.contains_key(&id), "an id is used once");
-        let mut queue = self.ring.submission();
-        if queue.capacity() - queue.len() < 2 || self.in_flight.len() >= queue.capacity() / 2 {
+        let queue = self.ring.submission();
+        let is_full = queue.capacity() - queue.len() < 2 || self.in_flight.len() >= queue.capacity() / 2;
+        drop(queue);
+        if is_full {
             return Err(op);
         }
-        let mut flight = InFlight { op, file, waiting: 1, result: Ok(0), sync_result: Ok(()) };
-        let fd = types::Fd(flight.file.as_raw_fd());
-        let length = |data: &[u8]| u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let fsync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
-        let mut entries = [fsync.clone().user_data(id), fsync.user_data(id | SYNC_BIT)];
-        let count = match &mut flight.op {
-            RingOp::Write { data, offset, sync } => {
-                let write = opcode::Write::new(fd, data.as_ptr(), length(data)).offset(*offset).build().user_data(id);
-                entries[0] = if *sync { write.flags(squeue::Flags::IO_LINK) } else { write };
-                if *sync { 2 } else { 1 }
-            }
-            RingOp::Read { data, offset } => {
-                entries[0] = opcode::Read::new(fd, data.as_mut_ptr(), length(data)).offset(*offset).build().user_data(id);
-                1
-            }
-            RingOp::Sync => 1,
+        let len = match &op {
+            RingOp::Write { data, .. } => data.len(),
+            RingOp::Read { len, .. } => *len,
+            RingOp::Sync => 0,
         };
-        flight.waiting = count;
-        // SAFETY: the kernel uses the file and the heap buffer that the entries point at until their completions come. `in_flight` owns both
-        // until then (moving the Vec doesn't move its heap), nobody can reach them there, and Drop waits for all completions.
-        let pushed = unsafe { queue.push_multiple(&entries[..count as usize]) };
-        drop(queue);
+        let mut lent = self.lend(&op, len, file.direct);
+        if let (Lent::Data, RingOp::Read { data, len, .. }) = (&lent, &mut op) {
+            data.resize(*len, 0);
+        }
+        let mut flight = InFlight { op, lent: Lent::Data, len, file, waiting: 1, result: Ok(0), sync_result: Ok(()) };
+        let memory = match (&mut lent, &mut flight.op) {
+            (Lent::Own(buffer, _), _) => buffer.bytes_mut().as_mut_ptr(),
+            (Lent::Data, RingOp::Write { data, .. } | RingOp::Read { data, .. }) => data.as_mut_ptr(),
+            (Lent::Data, RingOp::Sync) => std::ptr::null_mut(),
+        };
+        let entries = entries(id, &flight.file, &flight.op, &lent, memory, len);
+        flight.waiting = if matches!(flight.op, RingOp::Write { sync: true, .. }) { 2 } else { 1 };
+        flight.lent = lent;
+        // SAFETY: the kernel uses the file and the memory that the entries point at until their completions come. `in_flight` owns both until
+        // then (moving a Vec or Buffer doesn't move its heap), nobody can reach them there, and Drop waits for all completions.
+        let pushed = unsafe { self.ring.submission().push_multiple(&entries[..flight.waiting as usize]) };
         if pushed.is_err() {
+            self.take_back(&mut flight);
             return Err(flight.op);
         }
         self.in_flight.insert(id, flight);
@@ -125,21 +232,38 @@ impl Ring {
         Ok(())
     }
 
-    /// Takes what has ended; doesn't block.
-    pub(crate) fn reap(&mut self, ended: &mut Vec<Ended>) {
-        let Self { ring, in_flight } = self;
-        for completion in ring.completion() {
-            Self::settle(in_flight, &completion, ended);
+    /// Gives lent memory back, and what was read to its operation.
+    fn take_back(&mut self, flight: &mut InFlight) {
+        let read = flight.result.as_ref().map_or(0, |n| (*n).min(flight.len));
+        let lent = std::mem::replace(&mut flight.lent, Lent::Data);
+        if let RingOp::Read { data, .. } = &mut flight.op {
+            match &lent {
+                Lent::Own(buffer, _) => buffer.bytes()[..read].clone_into(data),
+                Lent::Data => data.truncate(read),
+            }
+        }
+        if let Lent::Own(buffer, Some(number)) = lent {
+            self.free_slots.push((number, buffer));
         }
     }
 
-    fn settle(in_flight: &mut HashMap<u64, InFlight>, completion: &cqueue::Entry, ended: &mut Vec<Ended>) {
+    /// Takes what has ended; doesn't block.
+    pub(crate) fn reap(&mut self, ended: &mut Vec<Ended>) {
+        loop {
+            // The queue is let go before the next is taken: what has ended gives memory back to the ring.
+            let completion = self.ring.completion().next();
+            let Some(completion) = completion else { return };
+            self.settle(&completion, ended);
+        }
+    }
+
+    fn settle(&mut self, completion: &cqueue::Entry, ended: &mut Vec<Ended>) {
         let id = completion.user_data() & !SYNC_BIT;
         let result = match completion.result() {
             n if n >= 0 => Ok(n as usize),
             errno => Err(io::Error::from_raw_os_error(-errno)),
         };
-        let Some(flight) = in_flight.get_mut(&id) else { return };
+        let Some(flight) = self.in_flight.get_mut(&id) else { return };
         if completion.user_data() & SYNC_BIT == 0 {
             flight.result = result;
         } else {
@@ -147,9 +271,11 @@ impl Ring {
         }
         flight.waiting -= 1;
         if flight.waiting == 0
-            && let Some(InFlight { op, file, result, sync_result, .. }) = in_flight.remove(&id)
+            && let Some(mut flight) = self.in_flight.remove(&id)
         {
-            ended.push(Ended { id, op, file, result, sync_result });
+            self.take_back(&mut flight);
+            let InFlight { op, len, result, sync_result, .. } = flight;
+            ended.push(Ended { id, op, len, result, sync_result });
         }
     }
 
@@ -163,6 +289,43 @@ impl Ring {
         // ETIME, EINTR and the like mean only that nothing has ended yet; the caller looks and comes again.
         let _ = self.ring.submitter().submit_with_args(1, &arguments);
     }
+}
+
+/// Builds an entry for a file by its place among the registered ones, or by its descriptor.
+macro_rules! entry {
+    ($file:expr, $fd:ident => $entry:expr) => {
+        match $file.fixed {
+            Some(place) => {
+                let $fd = types::Fixed(place);
+                $entry
+            }
+            None => {
+                let $fd = types::Fd($file.file.as_raw_fd());
+                $entry
+            }
+        }
+    };
+}
+
+/// The entries of an operation: itself, and a data sync that is used where it is linked to one.
+fn entries(id: u64, file: &RingFile, op: &RingOp, lent: &Lent, memory: *mut u8, len: usize) -> [squeue::Entry; 2] {
+    let length = u32::try_from(len).unwrap_or(u32::MAX);
+    let fsync = entry!(file, fd => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
+    let first = match (op, lent) {
+        (RingOp::Sync, _) => fsync.clone(),
+        (RingOp::Read { offset, .. }, Lent::Own(_, Some(slot))) => {
+            entry!(file, fd => opcode::ReadFixed::new(fd, memory, length, *slot).offset(*offset).build())
+        }
+        (RingOp::Read { offset, .. }, _) => entry!(file, fd => opcode::Read::new(fd, memory, length).offset(*offset).build()),
+        (RingOp::Write { offset, .. }, Lent::Own(_, Some(slot))) => {
+            entry!(file, fd => opcode::WriteFixed::new(fd, memory.cast_const(), length, *slot).offset(*offset).build())
+        }
+        (RingOp::Write { offset, .. }, _) => {
+            entry!(file, fd => opcode::Write::new(fd, memory.cast_const(), length).offset(*offset).build())
+        }
+    };
+    let first = if matches!(op, RingOp::Write { sync: true, .. }) { first.flags(squeue::Flags::IO_LINK) } else { first };
+    [first.user_data(id), fsync.user_data(id | SYNC_BIT)]
 }
 
 impl Drop for Ring {

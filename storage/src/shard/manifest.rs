@@ -17,48 +17,50 @@ use crate::store::FramePlace;
 const FRAME: Frame = Frame { magic: *b"TRFOLDOV", format: 1, oldest_format: 1, name: "a manifest of pages" };
 const PAGE_BYTES: usize = 24;
 const PREFIX: &str = "pages-manifest-";
+/// A manifest is at most this long.
+pub(crate) const MANIFEST_BYTES_MAX: usize = 1 << 30;
 const TEMPORARY: &str = "pages-temporary-";
 
-pub(super) fn manifest_name(version: u64) -> FileName {
+pub(crate) fn manifest_name(version: u64) -> FileName {
     FileName::new(&format!("{PREFIX}{version:020}")).expect("letters, digits and dashes")
 }
 
-pub(super) fn temporary_name(version: u64) -> FileName {
+pub(crate) fn temporary_name(version: u64) -> FileName {
     FileName::new(&format!("{TEMPORARY}{version:020}")).expect("letters, digits and dashes")
 }
 
-pub(super) fn is_temporary(name: &FileName) -> bool {
+pub(crate) fn is_temporary(name: &FileName) -> bool {
     name.as_str().starts_with(TEMPORARY)
 }
 
-pub(super) fn manifest_version(name: &FileName) -> Option<u64> {
+pub(crate) fn manifest_version(name: &FileName) -> Option<u64> {
     let digits = name.as_str().strip_prefix(PREFIX)?;
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TableKind {
+pub(crate) enum TableKind {
     Point,
     Ordered,
 }
 
 /// The pages of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TablePages {
-    pub(super) id: TableId,
-    pub(super) kind: TableKind,
-    pub(super) value_width: u32,
-    pub(super) next_number: u64,
+pub(crate) struct TablePages {
+    pub(crate) id: TableId,
+    pub(crate) kind: TableKind,
+    pub(crate) value_width: u32,
+    pub(crate) next_number: u64,
     /// Of point tables by number, of ordered ones in the order of their keys.
-    pub(super) pages: Vec<PageImage>,
+    pub(crate) pages: Vec<PageImage>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PagesManifest {
-    pub(super) version: u64,
-    pub(super) shard: u32,
-    pub(super) note: Vec<u8>,
-    pub(super) tables: Vec<TablePages>,
+pub(crate) struct PagesManifest {
+    pub(crate) version: u64,
+    pub(crate) shard: u32,
+    pub(crate) note: Vec<u8>,
+    pub(crate) tables: Vec<TablePages>,
 }
 
 fn length(count: usize) -> [u8; 4] {
@@ -80,7 +82,7 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 impl PagesManifest {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         body.extend_from_slice(&self.version.to_le_bytes());
         body.extend_from_slice(&self.shard.to_le_bytes());
@@ -104,7 +106,7 @@ impl PagesManifest {
     }
 
     /// The manifest in a file's bytes, or why it is none.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         Self::decode_body(FRAME.open(bytes)?).ok_or_else(|| "its body makes no sense".to_owned())
     }
 
@@ -138,7 +140,7 @@ impl PagesManifest {
     }
 
     /// The segments it names, with the sectors that they must have at least.
-    pub(super) fn segments(&self) -> std::collections::BTreeMap<u32, u32> {
+    pub(crate) fn segments(&self) -> std::collections::BTreeMap<u32, u32> {
         let mut segments = std::collections::BTreeMap::new();
         for page in self.tables.iter().flat_map(|t| &t.pages) {
             let end = segments.entry(page.place.segment).or_insert(0);

@@ -5,7 +5,7 @@
 //! ```
 
 use super::Shard;
-use crate::point::PointTable;
+use crate::point::{PointTable, SWEPT_A_TURN};
 use crate::store::StoreError;
 
 /// There is no room: nothing was done. Let the device work ([`Shard::complete_pending`]) and try again; give up when nothing is pending and
@@ -45,12 +45,14 @@ impl Shard {
     pub fn maintain(&mut self) -> Result<(), StoreError> {
         for table in self.point.values_mut() {
             table.begin_turn();
+            table.sweep(SWEPT_A_TURN);
         }
         let Some(store) = self.store.clone() else { return Ok(()) };
-        let pressure = self.used_bytes().saturating_sub(self.admitted_bytes() / 4 * 3);
+        let target = self.pressure.reduced(self.admitted_bytes() / 4 * 3);
+        let pressure = self.used_bytes().saturating_sub(target);
         store.lock().step(pressure > 0)?;
         if pressure > 0 {
-            self.relieve(pressure, self.options.budget_bytes / 8);
+            self.relieve(pressure, self.pressure.reduced(self.options.budget_bytes / 8));
         }
         self.compact_turn(&store);
         store.lock().step(pressure > 0)
@@ -59,7 +61,8 @@ impl Shard {
     /// Frees what is durable, and lets the device make more durable, until `wanted` bytes are on their way out; `kept_mutable` bytes of the
     /// newest records aren't sealed for it.
     fn relieve(&mut self, wanted: usize, kept_mutable: usize) {
-        let freed = self.evict(wanted);
+        let before = self.store_counts().bytes_written;
+        let mut freed = self.evict(wanted);
         if freed < wanted {
             // Twice as much as is missing, so that the next one needn't wait.
             self.write_out(2 * (wanted - freed), kept_mutable);
@@ -68,8 +71,9 @@ impl Shard {
                 // Its error stays in the store for who asks.
                 let _ = store.lock().step(true);
             }
-            self.evict(wanted - freed);
+            freed += self.evict(wanted - freed);
         }
+        self.pressure.note_turn(self.store_counts().bytes_written - before, freed as u64);
     }
 
     pub(super) fn evict(&mut self, wanted: usize) -> usize {

@@ -3,7 +3,7 @@
 mod capture;
 mod checkpoint;
 mod compact;
-mod manifest;
+pub(crate) mod manifest;
 mod memory;
 mod pending;
 mod restore;
@@ -17,7 +17,8 @@ use hashbrown::HashMap;
 use crate::device::Device;
 use crate::memory::Account;
 use crate::ordered::OrderedTable;
-use crate::point::{PointTable, TableLayout};
+use crate::point::{ExpiringTable, PointTable, STAMP_BYTES, TableLayout, TimeToLive};
+use crate::pressure::PressureGauge;
 use crate::store::{PageStore, StoreCounts, StoreError, StoreHandle, StoreOptions};
 use capture::RecordCaptures;
 pub use capture::{CaptureKind, CapturedBlock};
@@ -55,6 +56,7 @@ pub struct Shard {
     captures: RecordCaptures,
     /// Dropped tables whose memory is given back piece by piece.
     retired: VecDeque<PointTable>,
+    pressure: PressureGauge,
 }
 
 /// A dropped table that holds more than this is freed by [`Shard::reclaim`], a smaller one at once: some ten microseconds of work.
@@ -87,6 +89,7 @@ impl Shard {
             durable: None,
             captures: RecordCaptures::default(),
             retired: VecDeque::new(),
+            pressure: PressureGauge::default(),
         }
     }
 
@@ -123,6 +126,11 @@ impl Shard {
         self.store.as_ref().map_or_else(StoreCounts::default, |store| store.lock().counts())
     }
 
+    /// Lets the shard hold less than it may while the process is short of memory; one with a device, by [`maintain`](Self::maintain).
+    pub fn heed(&mut self, pressure: PressureGauge) {
+        self.pressure = pressure;
+    }
+
     /// The budget it was made with.
     #[must_use]
     pub fn budget_bytes(&self) -> usize {
@@ -148,6 +156,23 @@ impl Shard {
             }
             table
         })
+    }
+
+    /// The point table `id`, whose records expire: made on first use, with values of `value_width` bytes as their user sees them. Each value
+    /// takes 8 bytes more. What is asked of the table by [`submit`](Self::submit) and [`fetch`](Self::fetch), with a width that is
+    /// [`expiring_width`](Self::expiring_width) of this one, obeys the rule too; by [`point`](Self::point) values are seen with the bytes
+    /// behind them, and expired ones until they are forgotten. All users of a table call it so, from the start and after each recovery, and
+    /// tell no time before that of the checkpoint.
+    pub fn expiring(&mut self, id: TableId, value_width: usize, rule: TimeToLive) -> ExpiringTable<'_> {
+        let table = self.point(id, Self::expiring_width(value_width));
+        table.expire_by(rule);
+        ExpiringTable::new(table)
+    }
+
+    /// Bytes of the stored values of an expiring table.
+    #[must_use]
+    pub fn expiring_width(value_width: usize) -> usize {
+        value_width + STAMP_BYTES
     }
 
     /// The ordered table `id`, made on first use.

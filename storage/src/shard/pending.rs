@@ -16,7 +16,7 @@ use super::memory::Busy;
 use super::{Shard, TableId};
 use crate::bugs::{self, Bug};
 use crate::memory::Account;
-use crate::point::{KeyBatch, Located, PageRead};
+use crate::point::{KeyBatch, Located, PageRead, STAMP_BYTES};
 use crate::store::{ReadTicket, StoreError};
 
 /// Operations that may wait at once; more are refused as [`Busy`].
@@ -450,9 +450,9 @@ impl Shard {
     ) -> Result<(), Busy> {
         let bytes = match operation {
             Operation::Read => return Ok(()),
-            Operation::Upsert(value) => value.len(),
+            Operation::Upsert(value) => value.len() + STAMP_BYTES,
             // What it makes isn't known yet; see `make_value`.
-            Operation::Rmw(_) => 16 + self.point(table, width).value_located(located, read).map_or(width, <[u8]>::len),
+            Operation::Rmw(_) => 16 + STAMP_BYTES + self.point(table, width).value_located(located, read).map_or(width, <[u8]>::len),
             Operation::Delete => 8,
         };
         let room = self.point(table, width).room_for(1, key.len() + bytes);
@@ -486,7 +486,7 @@ impl Shard {
         read: Option<PageRead<'_>>,
     ) -> Answer {
         let table = self.point(table, width);
-        let existed = matches!(located, Located::At(_) | Located::Read(_));
+        let existed = table.exists(located, read);
         match operation {
             Operation::Read => return Answer::Value(table.value_located(located, read).map(<[u8]>::to_vec)),
             Operation::Upsert(value) => table.put_located(hash, key, &value, located, read),
