@@ -40,7 +40,8 @@ pub use log::{ITERATOR_NAME_BYTES_MAX, ITERATORS_MAX, Log, LogRecord, LogScan, O
 pub use ordered::{OrderedRange, OrderedTable};
 pub use point::{Entry, ExpiringTable, KeyBatch, PointTable, RecordRef, TableLayout, TimeToLive};
 pub use pressure::{
-    MemoryReading, PressureGauge, PressureMetric, PressureOptions, PressureWorker, RELIEF_PERMILLE_MAX, read_memory, relief_permille,
+    MemoryReading, PressureGauge, PressureMetric, PressureOptions, PressureWorker, RELIEF_PERMILLE_MAX, read_memory,
+    relief_permille,
 };
 pub use segment::{Finding, LogError, LogOptions, Lsn, RepairPolicy, RepairReport};
 pub use shard::{

@@ -15,7 +15,7 @@ use tiderace_storage::{
 };
 
 const TABLE: TableId = TableId(1);
-const WIDTH: usize = 8;
+const WIDTH: usize = 104;
 
 fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -76,6 +76,7 @@ impl Store {
     }
 
     fn submit(&mut self, key: u64, expected: Answer, make: impl Fn() -> Operation) {
+        let mut busy = None;
         for _ in 0..10_000 {
             match self.shard.submit(TABLE, WIDTH, mix(key), &key.to_le_bytes(), make()) {
                 Ok(Submitted::Done(answer)) => {
@@ -89,10 +90,15 @@ impl Store {
                     }
                     return;
                 }
-                Err(_) => self.turn(),
+                Err(why) => {
+                    busy = Some(why);
+                    self.turn();
+                }
             }
         }
-        panic!("key {key}: no room in 10000 turns");
+        let (shard, waiting) = (&self.shard, self.expected.len());
+        let (used, budget) = (shard.used_bytes(), shard.budget_bytes());
+        panic!("key {key}: no room in 10000 turns: {used} B of {budget}, {busy:?}, {waiting} wait, {:?}", shard.store_counts());
     }
 
     fn upsert(&mut self, key: u64, value: &[u8], existed: bool) {
@@ -103,7 +109,7 @@ impl Store {
         self.submit(key, Answer::Done { existed }, move || {
             Operation::Rmw(Box::new(move |old| {
                 let old = old.map_or(0, |v| u64::from_le_bytes(v[..8].try_into().unwrap()));
-                old.wrapping_add(delta).to_le_bytes().to_vec()
+                stored(old.wrapping_add(delta))
             }))
         });
     }
@@ -135,8 +141,15 @@ impl Store {
     }
 }
 
+/// A number as a value of this test: 8 bytes of it, 96 that follow from it.
+fn stored(n: u64) -> Vec<u8> {
+    let mut value = n.to_le_bytes().to_vec();
+    value.resize(WIDTH, mix(n) as u8);
+    value
+}
+
 fn number(n: u64) -> Option<Vec<u8>> {
-    Some(n.to_le_bytes().to_vec())
+    Some(stored(n))
 }
 
 /// Runs a scenario on the simulated disk, and on a real one by each device.
@@ -154,15 +167,15 @@ fn devices() -> [DeviceOptions; 3] {
     [usual, DeviceOptions { direct_io: true, ..usual }, DeviceOptions { io_uring: false, ..usual }]
 }
 
-const KEYS: u64 = 12_000;
-/// 40 bytes a record: a third of them fit.
-const BUDGET: usize = 256 << 10;
+const KEYS: u64 = 6000;
+/// 128 bytes a record, and an index that stays: a third of the records fits.
+const BUDGET: usize = 512 << 10;
 
 // compact_lookup: all live.
 #[test]
 fn compaction_keeps_what_lives() {
     everywhere(BUDGET, |store| {
-        (1..=KEYS).for_each(|key| store.upsert(key, &key.to_le_bytes(), false));
+        (1..=KEYS).for_each(|key| store.upsert(key, &stored(key), false));
         store.compact();
         (1..=KEYS).for_each(|key| store.expect(key, number(key)));
         store.settle();
@@ -173,11 +186,11 @@ fn compaction_keeps_what_lives() {
 #[test]
 fn what_was_deleted_stays_deleted_through_compaction_until_it_is_inserted_anew() {
     everywhere(BUDGET, |store| {
-        (1..=KEYS).for_each(|key| store.upsert(key, &key.to_le_bytes(), false));
+        (1..=KEYS).for_each(|key| store.upsert(key, &stored(key), false));
         (1..=KEYS).filter(|key| key % 2 == 1).for_each(|key| store.delete(key, true));
         store.compact();
         (1..=KEYS).for_each(|key| store.expect(key, if key % 2 == 0 { number(key) } else { None }));
-        (1..=KEYS).filter(|key| key % 2 == 1).for_each(|key| store.upsert(key, &(key * 5).to_le_bytes(), false));
+        (1..=KEYS).filter(|key| key % 2 == 1).for_each(|key| store.upsert(key, &stored(key * 5), false));
         store.compact();
         (1..=KEYS).for_each(|key| store.expect(key, number(if key % 2 == 0 { key } else { key * 5 })));
         store.settle();
@@ -208,10 +221,10 @@ fn read_modify_writes_around_compactions_are_each_applied_once() {
 #[test]
 fn newer_values_win_over_compacted_ones_and_their_space_comes_back() {
     everywhere(BUDGET, |store| {
-        (1..=KEYS).for_each(|key| store.upsert(key, &key.to_le_bytes(), false));
+        (1..=KEYS).for_each(|key| store.upsert(key, &stored(key), false));
         for round in 2..8 {
             for key in (1..=KEYS).filter(|key| key % 2 == 1) {
-                store.upsert(key, &(key * round).to_le_bytes(), true);
+                store.upsert(key, &stored(key * round), true);
             }
         }
         store.compact();
@@ -226,7 +239,7 @@ fn newer_values_win_over_compacted_ones_and_their_space_comes_back() {
 fn compaction_between_checkpoints_loses_nothing_of_either() {
     let disk = Disk(Arc::new(Mutex::new(SimDevice::new(4))));
     let mut store = Store::open(Box::new(disk.clone()), BUDGET);
-    (1..=KEYS).for_each(|key| store.upsert(key, &key.to_le_bytes(), false));
+    (1..=KEYS).for_each(|key| store.upsert(key, &stored(key), false));
     (1..=KEYS).filter(|key| key % 3 == 0).for_each(|key| store.delete(key, true));
     store.settle();
     store.shard.checkpoint_now(1, b"first").unwrap();
@@ -303,10 +316,10 @@ fn values_grow_and_shrink_by_read_modify_writes() {
 #[test]
 fn a_conditional_insert_changes_nothing_that_is_there() {
     everywhere(BUDGET, |store| {
-        (0..KEYS).filter(|key| key % 4 == 0).for_each(|key| store.upsert(key, &key.to_le_bytes(), false));
+        (0..KEYS).filter(|key| key % 4 == 0).for_each(|key| store.upsert(key, &stored(key), false));
         for key in 0..KEYS {
             store.submit(key, Answer::Done { existed: key % 4 == 0 }, move || {
-                Operation::Rmw(Box::new(|old| old.map_or_else(|| 7_u64.to_le_bytes().to_vec(), <[u8]>::to_vec)))
+                Operation::Rmw(Box::new(|old| old.map_or_else(|| stored(7), <[u8]>::to_vec)))
             });
         }
         (0..KEYS).for_each(|key| store.expect(key, number(if key % 4 == 0 { key } else { 7 })));

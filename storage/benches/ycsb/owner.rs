@@ -188,7 +188,10 @@ fn hashbrown_part(each: u64, value_bytes: usize, count: usize, seconds: f64) {
                 }
             });
             let keys = each * count as u64;
-            print(&format!("{letter:<4} {keys:>9} keys {value_bytes:>4} B {spread}, hashbrown, {count} threads, alone"), &outcome);
+            print(
+                &format!("{letter:<4} {keys:>9} keys {value_bytes:>4} B {spread}, hashbrown, {count} threads, alone"),
+                &outcome,
+            );
         }
     }
 }

@@ -31,11 +31,7 @@ pub struct KvReport {
 }
 
 /// A checkpoint of the key-value store in a directory: that of `version`, or the newest.
-pub fn inspect_kv(
-    device: &mut (impl Device + ?Sized),
-    version: Option<u64>,
-    reads_data: bool,
-) -> Result<KvReport, InspectError> {
+pub fn inspect_kv(device: &mut (impl Device + ?Sized), version: Option<u64>, reads_data: bool) -> Result<KvReport, InspectError> {
     let checkpoint = inspect_checkpoint(device, version, reads_data)?;
     let mut report = KvReport { value_bytes: 0, next_session: 0, sessions: Vec::new(), checkpoint };
     // A manifest that can't be read is among the problems already.

@@ -133,7 +133,16 @@ const _: () = assert!(size_of::<Page>() == 64);
 
 impl Page {
     fn unused() -> Self {
-        Self { buffer: OnceCell::new(), used: 0, live: 0, number: u64::MAX, rest: 0, oversize: false, in_use: false, latest_stamp_us: i64::MIN }
+        Self {
+            buffer: OnceCell::new(),
+            used: 0,
+            live: 0,
+            number: u64::MAX,
+            rest: 0,
+            oversize: false,
+            in_use: false,
+            latest_stamp_us: i64::MIN,
+        }
     }
 
     /// What compaction can gain.

@@ -143,7 +143,10 @@ mod tests {
             ("pods/one/memory.high", "1000\n"),
             ("pods/one/memory.max", "max\n"),
             ("pods/one/memory.stat", "anon 700\ninactive_anon 3\ninactive_file 150\nactive_file 50\n"),
-            ("pods/one/memory.pressure", "some avg10=1.25 avg60=0.00 avg300=0.00 total=7\nfull avg10=9.00 avg60=0.00 avg300=0.00 total=3\n"),
+            (
+                "pods/one/memory.pressure",
+                "some avg10=1.25 avg60=0.00 avg300=0.00 total=7\nfull avg10=9.00 avg60=0.00 avg300=0.00 total=3\n",
+            ),
         ]);
         let reading = found(&folder).unwrap().read().unwrap();
         assert_eq!(reading, MemoryReading { working_bytes: 750, limit_bytes: Some(1000), stalled_permille: Some(13) });

@@ -69,9 +69,9 @@ pub fn relief_permille(reading: &MemoryReading, options: &PressureOptions) -> u3
         let share = u128::from(reading.working_bytes) * 1000 / u128::from(limit);
         between(u64::try_from(share).unwrap_or(u64::MAX), options.begin_permille, options.full_permille)
     });
-    let stalled = reading.stalled_permille.map_or(0, |share| {
-        between(share.into(), options.stalled_begin_permille, options.stalled_full_permille)
-    });
+    let stalled = reading
+        .stalled_permille
+        .map_or(0, |share| between(share.into(), options.stalled_begin_permille, options.stalled_full_permille));
     used.max(stalled)
 }
 
@@ -188,7 +188,12 @@ impl PressureGauge {
                 true,
                 &s.written_bytes,
             ),
-            of("tiderace_storage_memory_evicted_bytes_total", "Bytes of pages whose memory was made free", true, &s.evicted_bytes),
+            of(
+                "tiderace_storage_memory_evicted_bytes_total",
+                "Bytes of pages whose memory was made free",
+                true,
+                &s.evicted_bytes,
+            ),
         ]
     }
 

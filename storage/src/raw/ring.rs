@@ -122,13 +122,7 @@ impl Ring {
         if !ring.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring may drop completions"));
         }
-        let mut made = Self {
-            ring,
-            in_flight: HashMap::new(),
-            free_slots: Vec::new(),
-            fixes_files: false,
-            refused: Vec::new(),
-        };
+        let mut made = Self { ring, in_flight: HashMap::new(), free_slots: Vec::new(), fixes_files: false, refused: Vec::new() };
         made.register();
         Ok(made)
     }

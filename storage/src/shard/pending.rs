@@ -452,7 +452,9 @@ impl Shard {
             Operation::Read => return Ok(()),
             Operation::Upsert(value) => value.len() + STAMP_BYTES,
             // What it makes isn't known yet; see `make_value`.
-            Operation::Rmw(_) => 16 + STAMP_BYTES + self.point(table, width).value_located(located, read).map_or(width, <[u8]>::len),
+            Operation::Rmw(_) => {
+                16 + STAMP_BYTES + self.point(table, width).value_located(located, read).map_or(width, <[u8]>::len)
+            }
             Operation::Delete => 8,
         };
         let room = self.point(table, width).room_for(1, key.len() + bytes);

@@ -16,8 +16,8 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::device::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
 use crate::memory::Account;
-use frame::{SECTOR_BYTES, push_frame};
 pub(crate) use frame::{FrameLabel, FramePlace, frame_bytes, open_frame, segment_name, segment_number};
+use frame::{SECTOR_BYTES, push_frame};
 
 /// How long a caller that can't go on without a page waits for a device that says nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
