@@ -450,9 +450,9 @@ impl PointTable {
             if self.index.contains(hash, at) {
                 return Some(at);
             }
-            // It may have been copied since the scan began; then its copy is behind the end of the scan.
+            // It may have been copied since the scan began; then its copy is behind the end of the scan. A copy from before is seen where it is.
             let now = self.log.forwarded(at);
-            (now != at && cursor != 0 && self.index.contains(hash, now)).then_some(now)
+            (now != at && self.log.page_number(now) >= end && self.index.contains(hash, now)).then_some(now)
         };
         let next = self.log.scan(address, end, max, now_at, |at| out.push(RecordRef(at)));
         match (cursor, next) {
