@@ -382,7 +382,8 @@ impl Catalog {
             .hint("choose another name, or write CREATE OR REPLACE"))
     }
 
-    fn key(&self, name: &ObjectName) -> Result<Option<String>> {
+    /// The relation that `name` means, as it is spelled; `None` when there is none.
+    pub fn key(&self, name: &ObjectName) -> Result<Option<String>> {
         let Some(ident) = names::last_ident(name) else { return Ok(None) };
         if name.0.len() > 1 {
             return Ok(None);

@@ -1,6 +1,7 @@
 //! `tiderace connectors` and `tiderace functions`: the tables that the code itself uses, for people, machines and the reference.
 
 use serde_json::{Value, json};
+use tiderace_engine::connect::table_options::{TABLE_OPTIONS, WATERMARK_OPTIONS, all_options};
 use tiderace_engine::connect::{ConnectorSpec, OptionSpec, OptionType, connector, connectors};
 use tiderace_engine::format::{self, FormatSpec, formats};
 use tiderace_engine::functions;
@@ -86,8 +87,13 @@ fn format_markdown(spec: &FormatSpec) -> String {
 /// Connectors, then formats, for the reference.
 #[must_use]
 pub fn everything_markdown() -> String {
+    let every = format!(
+        "## Every table\n\nThese options go with any connector.\n{}\nThese go with any connector that is a source, for a table with a WATERMARK.\n{}",
+        options_markdown(TABLE_OPTIONS),
+        options_markdown(WATERMARK_OPTIONS)
+    );
     let sections = connectors().iter().map(spec_markdown).chain(formats().iter().map(format_markdown));
-    sections.collect::<Vec<_>>().join("\n")
+    std::iter::once(every).chain(sections).collect::<Vec<_>>().join("\n")
 }
 
 /// The keys of `SET`, `--set` and `config`, for the reference.
@@ -206,6 +212,13 @@ fn spec_text(spec: &ConnectorSpec) -> String {
     }
     out += "\n";
     out += &options_text(spec.options);
+    out += &format!("\nOf every table:\n{}", options_text(TABLE_OPTIONS));
+    if spec.source.is_some() {
+        out += &format!("\nOf every table with a WATERMARK:\n{}", options_text(WATERMARK_OPTIONS));
+    }
+    if spec.takes_partitions {
+        out += "\nIts tables may be PARTITIONED BY columns.\n";
+    }
     if !spec.metadata.is_empty() {
         let mut table = TextTable::new(["METADATA FROM", "type"]);
         for (key, sql_type) in spec.metadata {
@@ -239,7 +252,8 @@ fn spec_json(spec: &ConnectorSpec) -> Value {
         "source": spec.source.is_some(),
         "sink": spec.sink.is_some(),
         "takes_format": spec.takes_format,
-        "options": spec.options.iter().map(option_json).collect::<Vec<_>>(),
+        "takes_partitions": spec.takes_partitions,
+        "options": all_options(spec, None).map(|option| option_json(&option)).collect::<Vec<_>>(),
         "metadata": spec.metadata.iter().map(metadata).collect::<Vec<_>>(),
     })
 }
@@ -289,7 +303,7 @@ mod tests {
         for spec in connectors() {
             assert!(text.contains(spec.name) && markdown.contains(&format!("## `{}`", spec.name)), "{}", spec.name);
             let one = connectors_text(Some(spec.name), ListFormat::Text).unwrap();
-            for option in spec.options {
+            for option in all_options(spec, None) {
                 assert!(one.contains(&format!("'{}'", option.key)) && markdown.contains(option.key), "{}", option.key);
             }
         }

@@ -25,6 +25,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
         doc: "Whether to add up a 128-bit sum over the final rows, which is the same in whatever order changes come.",
     }],
     takes_format: false,
+    takes_partitions: false,
     source: None,
     sink: Some(plan),
     metadata: &[],

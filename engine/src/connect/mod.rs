@@ -20,6 +20,7 @@ pub(crate) mod random;
 mod registry;
 mod row_digest;
 mod secrets;
+pub mod table_options;
 pub mod values;
 
 use std::sync::Arc;
@@ -92,6 +93,9 @@ pub trait SourceReader: Send {
     /// unread splits hold the watermark back. What one poll appends belongs to one epoch: a mark may stand between two polls, not inside one,
     /// so that a reader may deliver the rows of a stretch of time ordered by something else. On [`Ring::Io`] it may block for at most 100 ms before it answers [`SourcePoll::Idle`].
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll>;
+    /// These splits, in ascending order, shall not be read on for now: they are too far ahead of others in event time. What was said
+    /// before no longer counts. A reader that can't choose among its splits ignores it: it is not polled while all of them are held.
+    fn hold(&mut self, _splits: &[SplitId]) {}
     /// How many rows it has passed over so far because of [`Source::restrict`]. What was taken in is these and the rows delivered.
     fn rows_left_out(&self) -> u64 {
         0

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::secrets::{self, Secrets};
+use super::table_options::unknown_option;
 use crate::error::{Code, Diagnostic, Result, Span};
 
 /// The type of an option's value, for its check and for the reference.
@@ -43,11 +44,37 @@ pub struct OptionSpec {
     pub doc: &'static str,
 }
 
-/// The options of one table. Each getter marks its key as known; [`Options::finish`] refuses the keys that nobody asked for.
+impl OptionSpec {
+    /// Whether `key` is this option: the same text, with any name in the place of `*`.
+    #[must_use]
+    pub fn covers(&self, key: &str) -> bool {
+        self.middle(key).is_some()
+    }
+
+    /// This option's key with the name that `key` has in the place of `*`, as far as it has one: `fields.a.mni` makes `fields.a.min`.
+    #[must_use]
+    pub(super) fn with_name_of(&self, key: &str) -> String {
+        let Some((before, after)) = self.key.split_once('*') else { return self.key.to_owned() };
+        let name = key.strip_prefix(before).and_then(|rest| rest.rsplit_once('.'));
+        format!("{before}{}{after}", name.map_or("*", |(name, _)| name))
+    }
+
+    /// What stands in the place of `*`; the empty text for an option without.
+    fn middle<'k>(&self, key: &'k str) -> Option<&'k str> {
+        match self.key.split_once('*') {
+            None => (self.key == key).then_some(""),
+            Some((before, after)) => key.strip_prefix(before)?.strip_suffix(after).filter(|middle| !middle.is_empty()),
+        }
+    }
+}
+
+/// The options of one table. Each getter marks its key as read; [`Options::finish`] refuses the keys that nobody asked for.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
     values: BTreeMap<String, OptionValue>,
     read: RefCell<BTreeSet<String>>,
+    /// Keys that are for the other side of a table that may be read and written.
+    passed: RefCell<BTreeSet<String>>,
 }
 
 /// One value and where it stands.
@@ -80,7 +107,7 @@ impl Options {
     /// Options from keys and values, with the place where each stands.
     pub fn new(values: impl IntoIterator<Item = (String, String, Option<Span>)>) -> Self {
         let value = |text, span| OptionValue { text, secret: None, span };
-        Self { values: values.into_iter().map(|(k, v, s)| (k, value(v, s))).collect(), read: RefCell::default() }
+        Self { values: values.into_iter().map(|(k, v, s)| (k, value(v, s))).collect(), ..Self::default() }
     }
 
     /// The same with `key = SECRET 'name'`.
@@ -121,6 +148,17 @@ impl Options {
     pub fn text(&self, key: &str) -> Option<&str> {
         self.read.borrow_mut().insert(key.to_owned());
         self.values.get(key).map(|value| value.text.as_str())
+    }
+
+    /// `key` is for the other side, source or sink, of a table that may be both: it may be there, and is not looked at here.
+    pub fn pass_over(&self, key: &str) {
+        self.passed.borrow_mut().insert(key.to_owned());
+    }
+
+    /// The keys that were asked for so far, whether they are there or not; not those that were passed over.
+    #[must_use]
+    pub fn keys_read(&self) -> BTreeSet<String> {
+        self.read.borrow().clone()
     }
 
     /// Where `key` stands.
@@ -205,20 +243,27 @@ impl Options {
         Diagnostic::new(Code::InvalidOption, format!("option '{key}' {reason}")).at(self.span(key))
     }
 
-    /// An error for each key that nobody asked for. Call when connector and format have read theirs.
-    pub fn finish(&self, known: &[&str]) -> std::result::Result<(), Vec<Diagnostic>> {
-        let read = self.read.borrow();
-        let unknown: Vec<_> = self
-            .values
-            .iter()
-            .filter(|(key, _)| !read.contains(*key))
+    /// An error for each key that nobody asked for. Call when connector and format have read theirs. `known`: the options that the table
+    /// may have; one of them that nobody asked for has no effect here, which is said so.
+    pub fn finish(&self, known: &[OptionSpec]) -> std::result::Result<(), Vec<Diagnostic>> {
+        let (read, passed) = (self.read.borrow(), self.passed.borrow());
+        let unread = self.values.iter().filter(|(key, _)| !read.contains(*key) && !passed.contains(*key));
+        let errors: Vec<_> = unread
             .map(|(key, value)| {
-                Diagnostic::new(Code::UnknownOption, format!("there is no option '{key}'"))
-                    .at(value.span)
-                    .hint(format!("the options are: {}", known.join(", ")))
+                if !known.iter().any(|spec| spec.covers(key)) {
+                    return unknown_option(self, key, known);
+                }
+                let error = Diagnostic::new(Code::InvalidOption, format!("option '{key}' has no effect here")).at(value.span);
+                if key.starts_with("scan.watermark.") {
+                    error.hint("it is about the watermark, and the table has none: add WATERMARK FOR, or leave the option out")
+                } else if key.starts_with("fields.") {
+                    error.hint("no column of that type, made in that way, looks at it: leave it out")
+                } else {
+                    error.hint("leave it out")
+                }
             })
             .collect();
-        if unknown.is_empty() { Ok(()) } else { Err(unknown) }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 }
 

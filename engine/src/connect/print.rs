@@ -35,6 +35,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
         },
     ],
     takes_format: false,
+    takes_partitions: false,
     source: None,
     sink: Some(plan),
     metadata: &[],
@@ -288,8 +289,7 @@ mod tests {
                 options: &options,
             };
             let planned = plan(&table).map(|sink| format!("{sink:?}"));
-            let known: Vec<_> = SPEC.options.iter().map(|o| o.key).collect();
-            (planned, options.finish(&known))
+            (planned, options.finish(SPEC.options))
         };
         let (planned, rest) = plan_with(&[("print-identifier", "job1"), ("standard-error", "TRUE")]);
         assert!(planned.unwrap().contains("prefix: \"job1> \""));

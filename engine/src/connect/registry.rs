@@ -36,6 +36,8 @@ pub struct ConnectorSpec {
     pub options: &'static [OptionSpec],
     /// Whether it wants a `'format'`.
     pub takes_format: bool,
+    /// Whether its tables may be PARTITIONED BY columns.
+    pub takes_partitions: bool,
     /// Plans a source; `None`: it is no source.
     pub source: Option<fn(&TableSpec<'_>) -> Result<SourceRef>>,
     /// Plans a sink; `None`: it is no sink.

@@ -58,6 +58,7 @@ codes! {
     UnboundVariable = 1010, User, "A ${variable} has no value";
     NothingToRun = 1011, User, "The job has no statement that produces rows";
     NotGrouped = 1012, User, "A column is neither grouped nor aggregated";
+    StillInUse = 1013, User, "What is dropped or replaced is still in use";
     // --- SQL: refused features, streaming properties
     Unsupported = 1500, User, "This SQL can't be run yet";
     UnsupportedJoin = 1501, User, "Joins can't be run yet";

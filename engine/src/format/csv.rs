@@ -119,6 +119,8 @@ pub struct CsvDecoder {
     by_position: Vec<Option<usize>>,
     /// The same for the current file, when it has a header.
     by_header: Option<Vec<Option<usize>>>,
+    /// The current file's header names no column of the table, so that its records can't be told apart.
+    has_foreign_header: bool,
     buffer: Vec<u8>,
     cells: Vec<Cell>,
     scratch: String,
@@ -148,6 +150,7 @@ impl CsvDecoder {
             record_bytes_max,
             fields: FieldSet::new(schema)?,
             by_header: None,
+            has_foreign_header: false,
             buffer: Vec::new(),
             cells: Vec::new(),
             scratch: String::new(),
@@ -300,6 +303,15 @@ impl CsvDecoder {
     fn record(&mut self, buffer: &[u8], record: &[u8], has_newlines: bool) -> bool {
         if self.options.header && self.by_header.is_none() {
             self.read_header(buffer);
+            if self.has_foreign_header {
+                let names = self.names.all().join(", ");
+                let message = format!("the file's header names none of the table's columns, which are: {names}");
+                self.reject(Code::MissingField, message, record);
+            }
+            return true;
+        }
+        if self.has_foreign_header {
+            self.reject(Code::MissingField, "the file's header names none of the table's columns".into(), record);
             return true;
         }
         let rows = self.fields.rows();
@@ -327,15 +339,19 @@ impl CsvDecoder {
     fn read_header(&mut self, buffer: &[u8]) {
         let mut place = Place::default();
         let mut columns = Vec::with_capacity(self.cells.len());
+        let mut is_foreign = true;
         for cell in &self.cells {
             let name = String::from_utf8_lossy(&buffer[cell.start..cell.end]);
-            columns.push(match self.names.find(&mut place, name.trim()) {
+            let target = self.names.find(&mut place, name.trim());
+            is_foreign &= matches!(target, Target::Extra);
+            columns.push(match target {
                 // The first cell of a name counts.
                 Target::Column(index) if !columns.contains(&Some(index)) => Some(index),
                 Target::Column(_) | Target::Unneeded | Target::Extra => None,
             });
         }
         self.by_header = Some(columns);
+        self.has_foreign_header = is_foreign && !self.names.all().is_empty();
     }
 
     fn row(&mut self, buffer: &[u8]) -> Decode<()> {
@@ -405,7 +421,7 @@ impl Decoder for CsvDecoder {
     fn begin(&mut self, origin: &str) {
         debug_assert!(self.buffer.is_empty(), "the file before was ended");
         origin.clone_into(&mut self.origin);
-        (self.line, self.is_at_start, self.by_header) = (1, true, None);
+        (self.line, self.is_at_start, self.by_header, self.has_foreign_header) = (1, true, None, false);
     }
 
     fn push(&mut self, block: &[u8]) {
@@ -416,6 +432,13 @@ impl Decoder for CsvDecoder {
     fn end(&mut self) {
         self.records(true);
         self.buffer.clear();
+    }
+
+    fn break_off(&mut self, code: Code, message: String) {
+        let begun = std::mem::take(&mut self.buffer);
+        let long_line = std::mem::take(&mut self.long_line);
+        let shown = if std::mem::take(&mut self.is_skipping) { &long_line } else { &begun };
+        self.reject(code, message, &shown[..shown.len().min(Rejected::RAW_BYTES_MAX)]);
     }
 
     fn rows(&self) -> usize {
@@ -584,6 +607,32 @@ mod tests {
         let decoded = decode(&schema(), options, "\u{feff}S,other,I\r\na,x,1\r\nb,y,2".as_bytes(), &[1, 2, 3]);
         assert_eq!(rows(&decoded), [(Some(1), Some("a".into())), (Some(2), Some("b".into()))]);
         assert!(decoded.rejected.is_empty());
+    }
+
+    #[test]
+    fn a_header_without_any_column_of_the_table_makes_every_record_bad() {
+        let options = CsvOptions { header: true, ..options() };
+        let decoded = decode(&schema(), options.clone(), b"1,x\n2,y\n", &[]);
+        assert_eq!(rows(&decoded), []);
+        let told: Vec<_> = decoded.rejected.iter().map(|r| (r.code, r.position.unwrap(), r.raw.as_str())).collect();
+        assert_eq!(told, [(Code::MissingField, 1, "1,x"), (Code::MissingField, 2, "2,y")]);
+        let partly = decode(&schema(), options, b"i,z\n1,x\n", &[]);
+        assert_eq!(rows(&partly), [(Some(1), None)], "a column that the file has not is NULL");
+    }
+
+    #[test]
+    fn a_record_that_is_cut_off_is_no_row() {
+        let mut decoder = CsvDecoder::new(&schema(), &schema(), options(), 100).unwrap();
+        decoder.begin("f");
+        decoder.push(b"1,a\n2,bcd");
+        decoder.break_off(Code::CorruptFile, "it ends".into());
+        let decoded = decoder.finish().unwrap();
+        assert_eq!(rows(&decoded), [(Some(1), Some("a".into()))]);
+        assert_eq!((decoded.rejected[0].position, decoded.rejected[0].raw.as_str()), (Some(2), "2,bcd"));
+        decoder.begin("g");
+        decoder.push(b"3,c\n");
+        decoder.end();
+        assert_eq!(rows(&decoder.finish().unwrap()), [(Some(3), Some("c".into()))]);
     }
 
     #[test]

@@ -155,6 +155,12 @@ impl<D: LineDecoder> Decoder for LineFramer<D> {
         }
     }
 
+    fn break_off(&mut self, code: Code, message: String) {
+        (self.is_at_start, self.is_skipping) = (false, false);
+        let begun = std::mem::take(&mut self.carry);
+        self.reject(Flaw { code, message }, &begun);
+    }
+
     fn rows(&self) -> usize {
         self.weights.len()
     }

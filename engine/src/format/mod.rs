@@ -217,7 +217,7 @@ pub struct Decoded {
     pub rejected: Vec<Rejected>,
 }
 
-/// Makes rows of bytes: `begin`, any number of `push`, `end` for each file, and `finish` whenever the caller wants a batch.
+/// Makes rows of bytes: `begin`, any number of `push`, `end` or `break_off` for each file, and `finish` whenever the caller wants a batch.
 pub trait Decoder: Send {
     /// A file starts. `origin` is its name in messages.
     fn begin(&mut self, origin: &str);
@@ -225,6 +225,8 @@ pub trait Decoder: Send {
     fn push(&mut self, block: &[u8]);
     /// The file ends here, and with it its last record.
     fn end(&mut self);
+    /// The file breaks off here, damaged: the record that was begun is dropped, and `code` and `message` say why, at its line.
+    fn break_off(&mut self, code: Code, message: String);
     /// How many rows wait, about.
     fn rows(&self) -> usize;
     /// How many bad records wait.

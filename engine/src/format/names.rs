@@ -47,6 +47,11 @@ impl NameTable {
         Self { entries: vec![start], by_name: HashMap::with_hasher(FixedState::default()), declared: all }
     }
 
+    /// All names of the table.
+    pub fn all(&self) -> Vec<&str> {
+        self.declared.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
     /// What `name` is, where it follows `place`.
     pub fn find(&mut self, place: &mut Place, name: &str) -> Target {
         let next = self.entries[place.0 as usize].next;

@@ -676,7 +676,8 @@ impl Calls {
                 .collect();
             let ignore_nulls = matches!(null_treatment, Some(datafusion::logical_expr::expr::NullTreatment::IgnoreNulls));
             // The output's type is settled when the input's columns are known.
-            let output = Arc::new(Field::new(aggregate.schema_name().to_string(), DataType::Null, true));
+            // It is named for messages: nothing finds it by its name.
+            let output = Arc::new(Field::new(spell(aggregate, input.names()), DataType::Null, true));
             calls.push(AggregateCall {
                 function,
                 args: columns,
@@ -721,6 +722,15 @@ impl Calls {
             })
             .collect()
     }
+}
+
+/// The same columns, the first called `names`: for messages about a group.
+pub(super) fn with_names(columns: &Schema, names: &[String]) -> SchemaRef {
+    let fields = columns.fields().iter().enumerate().map(|(at, field)| match names.get(at) {
+        Some(name) => Arc::new(field.as_ref().clone().with_name(name)),
+        None => field.clone(),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// The names of `schema` with the types that an arrow schema really has.

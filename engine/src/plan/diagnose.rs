@@ -1,8 +1,10 @@
-//! DataFusion's planning errors in the user's words: a code, a place, a hint. What has no code of its own is TR-9001, a gap of ours.
+//! DataFusion's planning errors in the user's words: a code, a place, a hint. Errors that are values are told here, those that are only a
+//! sentence in [`super::planner_words`]. What has no code of its own is TR-9001, a gap of ours.
 
 use datafusion::common::{DataFusionError, SchemaError};
 use sqlparser::tokenizer::{Location, Span as ParserSpan};
 
+use super::planner_words::{no_relation, not_done, told};
 use crate::error::{Code, Diagnostic, Span};
 use crate::sql;
 
@@ -21,10 +23,10 @@ pub(super) fn diagnose(error: &DataFusionError, statement: Span) -> Diagnostic {
         },
         DataFusionError::Diagnostic(_, inner) => diagnose(inner, span),
         DataFusionError::Context(_, inner) => diagnose(inner, span),
-        DataFusionError::NotImplemented(text) => Diagnostic::new(Code::Unsupported, first_line(text)).at(span),
-        DataFusionError::Plan(text) => plan_error(text).at(span),
+        DataFusionError::NotImplemented(text) => not_done(text).at(span),
+        DataFusionError::Plan(text) => told(text).at(span),
         DataFusionError::SQL(parser, _) => Diagnostic::new(Code::Syntax, first_line(&parser.to_string())).at(span),
-        other => plan_error(&other.strip_backtrace()).at(span),
+        other => told(&other.strip_backtrace()).at(span),
     }
 }
 
@@ -60,6 +62,17 @@ pub(super) fn schema(error: &SchemaError) -> Diagnostic {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
+            if let Some(relation) = &field.relation
+                && !valid_fields.iter().any(|c| c.relation.as_ref().is_some_and(|r| r.table() == relation.table()))
+            {
+                return match valid_fields.iter().find(|c| c.name == relation.table()) {
+                    Some(row) => {
+                        let message = format!("the column `{}` has no field `{}`", row.name, field.name);
+                        Diagnostic::new(Code::UnknownColumn, message)
+                    }
+                    None => no_relation(relation.table()),
+                };
+            }
             let message = match &field.relation {
                 Some(relation) => format!("there is no column `{}` in `{}`", field.name, relation.table()),
                 None => format!("there is no column `{}`", field.name),
@@ -98,99 +111,6 @@ fn nearest<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
         .map(|(_, n)| n)
 }
 
-fn plan_error(text: &str) -> Diagnostic {
-    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("type_coercion\ncaused by\n");
-    let text = text.trim_start_matches("Error during planning: ");
-    let line = first_line(text);
-    let lower = line.to_lowercase();
-    let code = if lower.starts_with("table") && lower.contains("not found") {
-        Code::UnknownTable
-    } else if lower.contains("invalid function") {
-        Code::UnknownFunction
-    } else if lower.contains("must appear in the group by") || lower.contains("could not be resolved from available columns") {
-        Code::NotGrouped
-    } else if lower.contains("no function matches")
-        || lower.contains("failed to coerce arguments")
-        || lower.contains("does not support")
-    {
-        Code::UnknownFunction
-    } else if lower.contains("cannot coerce")
-        || lower.contains("can't be evaluated")
-        || lower.contains("cannot infer common")
-        || lower.contains("incompatible")
-        || lower.contains("type mismatch")
-        || lower.contains("cannot cast")
-        || lower.contains("unsupported cast")
-        || lower.contains("requires boolean")
-        || lower.contains("cannot create filter with non-boolean")
-    {
-        Code::TypeMismatch
-    } else if lower.contains("duplicate") || lower.contains("unique expression names") {
-        Code::DuplicateName
-    } else if lower.contains("aggregate functions are not allowed")
-        || lower.contains("with position")
-        || lower.contains("cannot be nested")
-        || lower.contains("within group is only")
-    {
-        Code::NotGrouped
-    } else if lower.contains("qualify clause requires") {
-        return Diagnostic::new(Code::UnsupportedOver, "QUALIFY chooses rows by an OVER window, and there is none")
-            .hint("OVER windows can't be run yet; use WHERE or HAVING");
-    } else if lower.contains("temporal operation") || lower.contains("parser error") || lower.contains("cast error") {
-        Code::TypeMismatch
-    } else if lower.contains("scalarsubquery") || lower.contains("scalar subquery") {
-        return Diagnostic::new(Code::UnsupportedJoin, "scalar subqueries can't be run yet")
-            .hint("write what can be said without a join; joins come next");
-    } else if lower.contains("same number of") || lower.contains("equal number") || lower.contains("different number of columns")
-    {
-        Code::ColumnCount
-    } else if lower.contains("not supported") || lower.contains("unsupported") || lower.contains("not implemented") {
-        Code::Unsupported
-    } else {
-        Code::Datafusion
-    };
-    let line = in_sql_types(line.trim_start_matches("Error during planning: "));
-    Diagnostic::new(code, if line.is_empty() { "the planner gave no reason".into() } else { line })
-}
-
-/// Without the names of layers that an error came through, and with types as SQL calls them.
-fn in_sql_types(line: &str) -> String {
-    const TYPES: &[(&str, &str)] = &[
-        ("Int8", "TINYINT"),
-        ("Int16", "SMALLINT"),
-        ("Int32", "INT"),
-        ("Int64", "BIGINT"),
-        ("Float32", "REAL"),
-        ("Float64", "DOUBLE"),
-        ("Utf8", "STRING"),
-        ("Utf8View", "STRING"),
-        ("LargeUtf8", "STRING"),
-        ("Boolean", "BOOLEAN"),
-        ("Date32", "DATE"),
-        ("Decimal128", "DECIMAL"),
-    ];
-    let mut rest = line;
-    for layer in ["Arrow error: ", "Parser error: ", "Cast error: ", "Invalid argument error: ", "Optimizer rule "] {
-        rest = rest.strip_prefix(layer).unwrap_or(rest);
-    }
-    let mut out = String::with_capacity(rest.len());
-    let mut word = String::new();
-    for ch in rest.chars().chain(['\0']) {
-        if ch.is_alphanumeric() || ch == '_' {
-            word.push(ch);
-            continue;
-        }
-        out.push_str(TYPES.iter().find(|(arrow, _)| *arrow == word).map_or(word.as_str(), |(_, sql)| *sql));
-        word.clear();
-        if ch != '\0' {
-            out.push(ch);
-        }
-    }
-    out.replace("Interval(MonthDayNano)", "INTERVAL")
-        .replace("Timestamp(µs)", "TIMESTAMP")
-        .replace("Timestamp(Microsecond, None)", "TIMESTAMP")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -203,14 +123,11 @@ mod tests {
         assert_eq!((told.code, told.span), (Code::Datafusion, Some(statement)));
         let known = diagnose(&DataFusionError::Plan("Invalid function 'frob'.\nDid you mean 'floor'?".into()), statement);
         assert_eq!(known.code, Code::UnknownFunction);
-        assert_eq!(known.message, "Invalid function 'frob'");
+        assert_eq!(known.message, "there is no function `frob`");
         let types = diagnose(
             &DataFusionError::Plan("Cannot coerce arithmetic expression Int64 + Utf8View to valid types".into()),
             statement,
         );
-        assert_eq!(
-            (types.code, types.message.as_str()),
-            (Code::TypeMismatch, "Cannot coerce arithmetic expression BIGINT + STRING to valid types")
-        );
+        assert_eq!((types.code, types.message.as_str()), (Code::TypeMismatch, "BIGINT + STRING has no meaning"));
     }
 }

@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::Expr;
 
-use super::build::{Builder, Calls, keys_bound, with_types};
+use super::build::{Builder, Calls, keys_bound, with_names, with_types};
 use super::emission::{Emission, EmissionMode};
 use super::explain::NodeInfo;
 use super::settings::AggregatePhases;
@@ -35,7 +35,7 @@ pub(super) fn aggregate(
     let key_names: Vec<String> = keys.iter().map(|key| spell(key, input.names())).collect();
     let is_of_fixed_size = calls.are_of_fixed_size(kind == ChangeKind::Append);
     let placed = builder.columns(input, exprs, &names)?;
-    let columns: SchemaRef = Arc::new(placed.base.as_arrow().clone());
+    let columns = with_names(placed.base.as_arrow(), &key_names);
     let roles: Vec<TimeRole> = placed.roles[..keys.len()].to_vec();
     let plan = GroupPlan {
         input: columns.clone(),

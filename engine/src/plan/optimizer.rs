@@ -30,6 +30,7 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, ApplyOrder, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 
 use super::diagnose::external;
+use super::not_null;
 use crate::error::{Code, Diagnostic};
 use crate::sql::types::data_type_name;
 
@@ -65,7 +66,7 @@ pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, keeps_col
         rules.push(Arc::new(OptimizeProjections::new()));
     }
     let context = OptimizerContext::new_with_config_options(config.clone()).without_query_execution_start_time();
-    Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
+    not_null::answer(Optimizer::with_rules(rules).optimize(not_null::ask(plan)?, &context, |_, _| {})?)
 }
 
 /// Refuses arithmetic between integer constants whose result its type can't hold, before `SimplifyExpressions` folds it with wrapped digits.

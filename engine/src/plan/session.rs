@@ -114,6 +114,14 @@ impl Session {
         self.relations.insert(name.to_owned(), relation);
     }
 
+    /// The plans of the plain views, by name.
+    pub(super) fn views(&self) -> impl Iterator<Item = (&str, &LogicalPlan)> {
+        self.relations.iter().filter_map(|(name, relation)| match relation {
+            Relation::View(plan) => Some((name.as_str(), plan.as_ref())),
+            Relation::Leaf(_) => None,
+        })
+    }
+
     pub(super) fn forget(&mut self, name: &str) {
         self.relations.remove(name);
     }

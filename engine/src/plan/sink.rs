@@ -22,7 +22,7 @@ use crate::operators::aggregate::TableIds;
 use crate::operators::emit::{EmitAfterWatermark, EmitEvery};
 use crate::operators::{Operator, PORT_LATE, PORT_MAIN};
 use crate::runtime::graph::{Input, OperatorFactory, Role, Route, SinkSpec};
-use crate::sql::types::DeclaredLength;
+use crate::sql::types::{DeclaredLength, data_type_name};
 
 /// What a sink takes.
 pub(super) struct Target {
@@ -380,7 +380,8 @@ fn side(builder: &mut Builder<'_>, stream: Stream, target: &Target, span: Span, 
             .position(|f| f.name() == field.name())
             .or_else(|| stream.schema.fields().iter().position(|f| f.name().eq_ignore_ascii_case(field.name())));
         let Some(at) = found else {
-            let names: Vec<&str> = stream.schema.fields().iter().map(|f| f.name().as_str()).collect();
+            let names = stream.schema.fields().iter().map(|f| f.name().as_str());
+            let names: Vec<&str> = names.filter(|name| !name.starts_with("__")).collect();
             return Err(Diagnostic::new(
                 Code::ColumnCount,
                 format!("{what}: the column `{}` of `{}` is none of the rows' columns", field.name(), target.name),
@@ -398,11 +399,12 @@ fn side(builder: &mut Builder<'_>, stream: Stream, target: &Target, span: Span, 
             return Err(Diagnostic::new(
                 Code::TypeMismatch,
                 format!(
-                    "{what}: `{}` is {have}, `{}`.`{}` is {}",
+                    "{what}: `{}` is {}, `{}`.`{}` is {}",
                     stream.schema.field(at).name(),
+                    data_type_name(have),
                     target.name,
                     field.name(),
-                    field.data_type()
+                    data_type_name(field.data_type())
                 ),
             )
             .at(span));

@@ -22,9 +22,10 @@ use super::spelling::{Names, own_names, spell};
 use super::stream::{ChangeKind, Stream, TimeRole};
 use super::usage::{ColumnUsage, TableUsage};
 use crate::catalog::{ColumnSource, TableDef};
-use crate::connect::{TableSpec, connector, connectors};
+use crate::connect::{Options, TableSpec, connector, connectors, table_options};
 use crate::error::{Code, Diagnostic, Result};
 use crate::runtime::graph::{Role, SourceSpec};
+use crate::sql::types::data_type_name;
 use crate::time::WatermarkSpec;
 
 /// A table of the catalog with its expressions planned.
@@ -38,6 +39,38 @@ pub(super) struct PlannedTable {
     /// The time column and the watermark over all columns.
     pub watermark: Option<(usize, Expr)>,
     pub on_error: Option<OnError>,
+    /// `scan.watermark.*`; of a table without a watermark nothing is read.
+    pub alignment: Alignment,
+}
+
+/// What `scan.watermark.*` says.
+#[derive(Debug, Default)]
+pub(super) struct Alignment {
+    /// How long a silent split counts, µs.
+    pub idle_timeout_us: Option<i64>,
+    /// The group of tables that wait for each other, and how far one may be ahead, µs.
+    pub max_drift: Option<(String, i64)>,
+}
+
+impl Alignment {
+    fn read(options: &Options) -> Result<Self> {
+        let micros = |key| match options.duration(key)? {
+            Some(duration) if duration.is_zero() => Err(options.invalid(key, "must be longer than 0")),
+            duration => Ok(duration.map(|d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))),
+        };
+        let group = options.text(table_options::ALIGNMENT_GROUP).map(str::to_owned);
+        let max_drift = match (group, micros(table_options::ALIGNMENT_DRIFT)?) {
+            (group, Some(drift)) => Some((group.unwrap_or_else(|| String::from("default")), drift)),
+            (Some(_), None) => {
+                let message = format!("option '{}' is missing", table_options::ALIGNMENT_DRIFT);
+                return Err(Diagnostic::new(Code::MissingOption, message)
+                    .at(options.span(table_options::ALIGNMENT_GROUP))
+                    .hint("it says how far a split may run ahead of the slowest one of the group, such as '5 min'"));
+            }
+            (None, None) => None,
+        };
+        Ok(Self { idle_timeout_us: micros(table_options::IDLE_TIMEOUT)?, max_drift })
+    }
 }
 
 /// The tables of a job, what is read of them, and the sources built so far.
@@ -62,7 +95,8 @@ impl PlannedTable {
             match &column.source {
                 ColumnSource::Computed(ast) => {
                     let schema = dfschema(&known).map_err(|e| diagnose(&e, span))?;
-                    let expr = plan_expr(session, ast, &schema).map_err(|e| diagnose(&e, column.span))?;
+                    let what = format!("the computed column `{}`", column.field.name());
+                    let expr = plan_expr(session, ast, &schema, &what).map_err(|e| diagnose(&e, column.span))?;
                     let expr = substitute(expr, &expressions).map_err(|e| diagnose(&e, column.span))?;
                     let physical_schema = dfschema(&physical_fields).map_err(|e| diagnose(&e, span))?;
                     let (_, field) = expr.to_field(physical_schema.as_ref()).map_err(|e| diagnose(&e, column.span))?;
@@ -83,17 +117,21 @@ impl PlannedTable {
             None => None,
             Some(mark) => {
                 let all = unqualified(&schema).map_err(|e| diagnose(&e, span))?;
-                let expr = plan_expr(session, &mark.expr, &all).map_err(|e| diagnose(&e, mark.span))?;
+                let expr = plan_expr(session, &mark.expr, &all, "the watermark").map_err(|e| diagnose(&e, mark.span))?;
                 let time = schema.field(mark.column);
                 if !matches!(time.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
-                    let message = format!("the watermark's column `{}` is {}, not a TIMESTAMP", time.name(), time.data_type());
+                    let message = format!(
+                        "the watermark's column `{}` is {}, not a TIMESTAMP",
+                        time.name(),
+                        data_type_name(time.data_type())
+                    );
                     return Err(Diagnostic::new(Code::TypeMismatch, message)
                         .at(mark.span)
                         .hint("make a TIMESTAMP column of it: ts AS TO_TIMESTAMP_LTZ(millis, 3)"));
                 }
                 let kind = expr.get_type(all.as_ref()).map_err(|e| diagnose(&e, mark.span))?;
                 if !matches!(kind, DataType::Timestamp(_, _)) {
-                    let message = format!("a watermark is a TIMESTAMP, not {kind}");
+                    let message = format!("a watermark is a TIMESTAMP, not {}", data_type_name(&kind));
                     return Err(Diagnostic::new(Code::TypeMismatch, message).at(mark.span));
                 }
                 let expr = if kind == *time.data_type() {
@@ -104,9 +142,15 @@ impl PlannedTable {
                 Some((mark.column, expr))
             }
         };
-        let on_error =
-            def.options.parsed("on_error", "fail, skip or dead_letter(sink)", OnError::parse).map_err(|e| e.at(span))?;
-        Ok(Self { def, schema, computed, watermark, on_error })
+        let on_error = def
+            .options
+            .parsed(table_options::ON_ERROR, "fail, skip or dead_letter(sink)", OnError::parse)
+            .map_err(|e| e.at(span))?;
+        let alignment = match &watermark {
+            Some(_) => Alignment::read(&def.options).map_err(|e| in_table(e, &def.name, span))?,
+            None => Alignment::default(),
+        };
+        Ok(Self { def, schema, computed, watermark, on_error, alignment })
     }
 }
 
@@ -115,10 +159,17 @@ fn dfschema(fields: &[FieldRef]) -> Result<DFSchemaRef, DataFusionError> {
 }
 
 /// Plans one expression over columns, with types coerced.
-pub(super) fn plan_expr(session: &Session, ast: &sqlparser::ast::Expr, schema: &DFSchemaRef) -> Result<Expr, DataFusionError> {
+/// `what` names the place in errors.
+pub(super) fn plan_expr(
+    session: &Session,
+    ast: &sqlparser::ast::Expr,
+    schema: &DFSchemaRef,
+    what: &str,
+) -> Result<Expr, DataFusionError> {
     let mut ast = ast.clone();
     with_spelling(&mut ast, |ast| {
         let expr = SqlToRel::new(session).sql_to_expr(ast.clone(), schema, &mut PlannerContext::new())?;
+        super::table_check::of_one_row(&expr, what)?;
         let input = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: schema.clone() });
         let plan = LogicalPlan::Projection(Projection::try_new(vec![expr.alias("__expr")], Arc::new(input))?);
         match analyze(plan, session.options())? {
@@ -276,27 +327,12 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str) -> Result<Stream> {
             let own = own_names(&all);
             let spelled = spell(expr, Names { schema: &all, shown: &own });
             info = info.time(format!("{} (watermark {spelled})", planned.schema.field(*time).name()));
-            let option = |key| planned.def.options.duration(key).map_err(|e| in_table(e, name, span));
-            let micros = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
-            let drift_group = planned.def.options.text("scan.watermark.alignment.group").map(str::to_owned);
-            let drift = option("scan.watermark.alignment.max-drift")?.map(micros);
             Some(WatermarkSpec {
                 column: at,
                 expr: physical(&without_calendar(expr.clone()), out.as_ref()).map_err(|e| diagnose(&e, span))?,
-                idle_timeout_us: option("scan.watermark.idle-timeout")?.map(micros),
+                idle_timeout_us: planned.alignment.idle_timeout_us,
                 max_future_us: builder.allowed_future_us,
-                max_drift: match (drift_group, drift) {
-                    (Some(group), Some(drift)) => Some((group, drift)),
-                    (None, Some(drift)) => Some((String::from("default"), drift)),
-                    (Some(_), None) => {
-                        return Err(in_table(
-                            Diagnostic::new(Code::MissingOption, "option 'scan.watermark.alignment.max-drift' is missing"),
-                            name,
-                            span,
-                        ));
-                    }
-                    (None, None) => None,
-                },
+                max_drift: planned.alignment.max_drift.clone(),
             })
         }
     };
@@ -352,9 +388,14 @@ fn without_calendar(expr: Expr) -> Expr {
 /// The connector of a table.
 pub(super) fn connector_of(def: &TableDef) -> Result<&'static crate::connect::ConnectorSpec> {
     let Some(name) = def.options.text("connector") else {
-        return Err(Diagnostic::new(Code::MissingOption, format!("the table `{}` has no option 'connector'", def.name))
-            .at(def.span)
-            .hint(format!("write WITH ('connector' = '…'); there are: {}", connector_names())));
+        let error =
+            Diagnostic::new(Code::MissingOption, format!("the table `{}` has no option 'connector'", def.name)).at(def.span);
+        return Err(match def.options.text("connector.type") {
+            Some(old) => error.hint(format!(
+                "'connector.type' is the form of Flink before 1.11: write 'connector' = '{old}', 'format' for 'format.type', 'path' for 'connector.path'"
+            )),
+            None => error.hint(format!("write WITH ('connector' = '…'); there are: {}", connector_names())),
+        });
     };
     connector(name).ok_or_else(|| {
         Diagnostic::new(Code::UnknownConnector, format!("there is no connector '{name}'"))

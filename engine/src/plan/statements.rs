@@ -20,11 +20,12 @@ use super::settings::{LengthPolicy, OnError, Settings};
 use super::sink::{self, Target};
 use super::source::{PlannedTable, Tables};
 use super::stream::{ChangeKind, StateBound};
+use super::table_check::check_clauses;
 use super::usage;
 use super::{ExplainFormat, JobPlan, PlanOptions, QueryResult};
 use crate::catalog::Catalog;
 use crate::connect::memory::MemoryOutput;
-use crate::connect::{Options, Secrets, SinkRef, TableSpec, connector};
+use crate::connect::{Options, Secrets, SinkRef, TableSpec, connector, table_options};
 use crate::error::{Code, Diagnostic, Diagnostics, Result, Span};
 use crate::operators::Operator;
 use crate::operators::aggregate::TableIds;
@@ -143,6 +144,7 @@ impl Planner<'_> {
     fn statement(&mut self, statement: &Statement) -> Result<()> {
         match &statement.kind {
             StatementKind::CreateTable(create) => {
+                self.make_way(&create.name, create.or_replace)?;
                 let Some(def) = self.catalog.create_table(create)? else { return Ok(()) };
                 if self.settings.lengths != LengthPolicy::Ignore
                     && let Some(column) = def.columns.iter().find(|column| column.has_length_inside)
@@ -159,8 +161,9 @@ impl Planner<'_> {
                     .hint("write STRING or BYTES there, or SET 'table.exec.sink.type-length-enforcer' = 'ignore' before"));
                 }
                 let planned = PlannedTable::new(&self.session, def.clone())?;
-                if def.options.text("connector").is_some() {
-                    super::source::connector_of(&planned.def)?;
+                if planned.def.options.text("connector").is_some() {
+                    let connector = super::source::connector_of(&planned.def)?;
+                    check_clauses(create, &planned.def, connector)?;
                 }
                 let leaf = Leaf { name: planned.def.name.clone(), kind: LeafKind::Table, schema: planned.schema.clone() };
                 self.session.define(&planned.def.name, Relation::Leaf(Arc::new(leaf)));
@@ -221,7 +224,16 @@ impl Planner<'_> {
                 Ok(())
             }
             StatementKind::Drop(drop) => {
+                if let Some(name) = self.catalog.key(&drop.name)?
+                    && let Some(reader) = self.user_of(&name)
+                {
+                    let message = format!("`{name}` can't be dropped: {reader} needs it");
+                    return Err(Diagnostic::new(Code::StillInUse, message).at(sql::names::span(&drop.name)).hint(
+                        "all statements of a script are one job, which starts when all of them are read: drop first what needs it, or leave the DROP out",
+                    ));
+                }
                 if let Some(name) = self.catalog.drop(drop)? {
+                    self.retire(&name);
                     self.session.forget(&name);
                     self.tables.remove(&name);
                 }
@@ -239,6 +251,56 @@ impl Planner<'_> {
             }
             StatementKind::Explain(explain) => self.explain(explain),
         }
+    }
+
+    /// Before a definition with OR REPLACE: what goes by the name so far must not be in use, and does not run.
+    fn make_way(&mut self, name: &sqlparser::ast::ObjectName, or_replace: bool) -> Result<()> {
+        if !or_replace {
+            return Ok(());
+        }
+        let Some(old) = self.catalog.key(name)? else { return Ok(()) };
+        if let Some(reader) = self.user_of(&old) {
+            let message = format!("`{old}` can't be replaced: {reader} needs it as it is");
+            return Err(Diagnostic::new(Code::StillInUse, message)
+                .at(sql::names::span(name))
+                .hint("define it once, before what needs it, or give the new one another name"));
+        }
+        self.retire(&old);
+        Ok(())
+    }
+
+    /// A statement or view that reads or writes the relation `name`, in words.
+    fn user_of(&self, name: &str) -> Option<String> {
+        if let Some((view, _)) = self.session.views().filter(|(_, plan)| usage::reads(plan, name)).min_by_key(|(view, _)| *view) {
+            return Some(format!("the view `{view}`"));
+        }
+        let explained = self.explains.iter().flat_map(|(outputs, _)| outputs);
+        self.outputs.iter().chain(explained).find_map(|output| {
+            let late = output.emit.late_data_to.as_ref().and_then(|late| self.catalog.key(&late.value).ok().flatten());
+            let is_written = match &output.destination {
+                Destination::Table { name: table, .. } => table == name,
+                Destination::OwnColumns { .. } | Destination::Result | Destination::Shared { .. } => false,
+            };
+            if !is_written && late.as_deref() != Some(name) && !usage::reads(&output.plan, name) {
+                return None;
+            }
+            Some(match &output.destination {
+                Destination::Table { name, .. } => format!("an INSERT INTO `{name}`"),
+                Destination::OwnColumns { name } => format!("the sink `{name}`"),
+                Destination::Result => "a SELECT".to_owned(),
+                Destination::Shared { name, is_materialized: true } => format!("the materialized view `{name}`"),
+                Destination::Shared { name, is_materialized: false } => format!("the stream `{name}`"),
+            })
+        })
+    }
+
+    /// A relation that is no more: a stream, materialized view or sink with a query of its own does not run.
+    fn retire(&mut self, name: &str) {
+        self.outputs.retain(|output| match &output.destination {
+            Destination::OwnColumns { name: own } | Destination::Shared { name: own, .. } => own != name,
+            Destination::Table { .. } | Destination::Result => true,
+        });
+        self.sinks_of_own_columns.remove(name);
     }
 
     fn reset(&mut self, key: Option<&crate::sql::ast::Set>) -> Result<()> {
@@ -327,6 +389,7 @@ impl Planner<'_> {
     }
 
     fn create_view(&mut self, create: &CreateView, span: Span) -> Result<()> {
+        self.make_way(&create.name, create.or_replace)?;
         let plan = self.plan_query(&create.query.query, create.query.span)?;
         let plan = rename(plan, create).map_err(|e| diagnose(&e, span))?;
         let schema: SchemaRef = Arc::new(Schema::new(plan.schema().fields().iter().cloned().collect::<Vec<_>>()));
@@ -459,11 +522,13 @@ impl Planner<'_> {
         // Every option must have been asked for by now; of tables that nobody reads or writes, too.
         for (name, planned) in &self.tables {
             if self.is_used(name, outputs, &builder) || sinks.contains_key(name) {
-                let known = option_keys(&planned.def.options);
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                if let Err(unknown) = planned.def.options.finish(&known) {
+                if let Err(unknown) = planned.def.options.finish(&table_options::options_of(&planned.def.options)) {
                     errors.extend(unknown.into_iter().map(|e| super::source::in_table(e, name, planned.def.span)));
                 }
+            } else {
+                // Nobody has planned it: what no table of this kind can have is refused all the same.
+                let unknown = table_options::unknown_options(&planned.def.options);
+                errors.extend(unknown.into_iter().map(|e| super::source::in_table(e, name, planned.def.span)));
             }
         }
         if !errors.is_empty() {
@@ -704,9 +769,7 @@ fn own_columns(name: &str, options: &Options, key: &[usize], span: Span, stream:
         options,
     };
     let sink = make(&table).map_err(|e| super::source::in_table(e, name, span))?;
-    let known = option_keys(options);
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    if let Err(mut unknown) = options.finish(&known) {
+    if let Err(mut unknown) = options.finish(&table_options::options_of(options)) {
         return Err(super::source::in_table(unknown.remove(0), name, span));
     }
     Ok(Target {
@@ -734,17 +797,4 @@ fn print_sink(schema: &SchemaRef, span: Span) -> Result<SinkRef> {
         .and_then(|spec| spec.sink)
         .ok_or_else(|| Diagnostic::new(Code::Internal, "there is no connector 'print'").at(span))?;
     print(&table)
-}
-
-/// The keys that a table with this connector and format may have, for hints.
-fn option_keys(options: &Options) -> Vec<String> {
-    let mut keys: Vec<String> = vec!["connector".into(), "on_error".into()];
-    let get = |key: &str| options.iter().find(|(k, _)| *k == key).map(|(_, v)| v.into_owned());
-    if let Some(spec) = get("connector").and_then(|name| connector(&name)) {
-        keys.extend(spec.options.iter().map(|o| o.key.to_owned()));
-        if spec.takes_format {
-            keys.push("format".into());
-        }
-    }
-    keys
 }

@@ -60,6 +60,22 @@ pub(super) fn collect(plan: &LogicalPlan, usages: &mut BTreeMap<String, TableUsa
     walk(plan, &mut Vec::new(), usages)
 }
 
+/// Whether `plan` reads the leaf of that name.
+pub(super) fn reads(plan: &LogicalPlan, name: &str) -> bool {
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && scan.source.downcast_ref::<Leaf>().is_some_and(|leaf| leaf.name == name)
+        {
+            found = true;
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    // A walk that can't be done tells nothing: better to say that it is read.
+    found || walked.is_err()
+}
+
 fn walk<'p>(plan: &'p LogicalPlan, above: &mut Vec<&'p LogicalPlan>, usages: &mut BTreeMap<String, TableUsage>) -> Result<()> {
     match plan {
         LogicalPlan::TableScan(scan) => {

@@ -7,7 +7,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError};
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
-use super::build::{Builder, Calls, with_types};
+use super::build::{Builder, Calls, with_names, with_types};
 use super::compile::{LogicalStep, column_at, compile, references};
 use super::emission::{Emission, EmissionMode};
 use super::explain::NodeInfo;
@@ -259,7 +259,8 @@ pub(super) fn aggregate(
         }
     };
 
-    let columns: SchemaRef = Arc::new(placed.base.as_arrow().clone());
+    // Late rows keep the names of the input's columns, which would stand there twice.
+    let columns = with_names(placed.base.as_arrow(), if emission.wants_late { &[] } else { &key_names });
     let shows_open = emission.mode.shows_open_windows();
     let plan = WindowPlan {
         input: columns.clone(),

@@ -161,9 +161,12 @@ fn time_column(input: &LogicalPlan, call: &WindowCall) -> crate::error::Result<C
     };
     let kind = schema.field_from_column(&column).map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?.data_type().clone();
     if !matches!(kind, arrow::datatypes::DataType::Timestamp(_, _)) {
-        return Err(Diagnostic::new(Code::NoTimeAttribute, format!("the column `{wanted}` is {kind}, not a TIMESTAMP"))
-            .at(call.span)
-            .hint("windows are over a column with a watermark, or over PROCTIME()"));
+        return Err(Diagnostic::new(
+            Code::NoTimeAttribute,
+            format!("the column `{wanted}` is {}, not a TIMESTAMP", crate::sql::types::data_type_name(&kind)),
+        )
+        .at(call.span)
+        .hint("windows are over a column with a watermark, or over PROCTIME()"));
     }
     Ok(column)
 }

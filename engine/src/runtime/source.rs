@@ -16,13 +16,17 @@ use super::wake::Wake;
 use crate::batch::{DeltaBatch, Weights, rows_bytes};
 use crate::connect::{CoreInit, Rejected, Ring, SourceBatch, SourceEvent, SourcePoll, SourceReader};
 use crate::error::{Code, Diagnostic, Result};
-use crate::ids::{CoreId, Epoch};
+use crate::ids::{CoreId, Epoch, SplitId};
 use crate::operators::chain::{ChainCx, FusedChain, render_row};
 use crate::operators::{EpochMark, Output, PORT_MAIN, RowAccounts, Watermark};
 use crate::time::{DriftSlot, SplitWatermarks, TickSchedule, WatermarkSpec};
 
 /// How many polls' worth of events wait between a reader's thread and its core.
 const POLLS_MAX: usize = 64;
+/// The same for a source whose splits wait for each other.
+const POLLS_OF_ALIGNED_MAX: usize = 2;
+/// How many times a reader's thread may be told which splits are held before it has heard the first.
+const HOLDS_MAX: usize = 4;
 /// How many bytes of rows wait there before the reader waits.
 const QUEUED_BYTES_MAX: usize = 16 << 20;
 /// How soon an idle reader on the core is asked again: at first, and at most, µs.
@@ -60,6 +64,8 @@ pub struct SourceStage {
     watermark_spec: Option<WatermarkSpec>,
     splits: SplitWatermarks,
     drift: Option<DriftSlot>,
+    /// Whether the reader has yet to hear which splits are held.
+    untold_holds: bool,
     schedule: TickSchedule,
     /// The epoch that is running, and the last mark's time and watermark.
     epoch: Epoch,
@@ -102,7 +108,11 @@ impl SourceStage {
         let reader = spec.source.open(init)?;
         let input = match spec.source.ring() {
             Ring::Core => Input::Core(reader),
-            Ring::Io => Input::Io(IoReader::spawn(node, reader, init.core, poll_rows, control)?),
+            Ring::Io => {
+                // Splits that wait for each other must not be far ahead in what is already decoded.
+                let polls_max = if drift.is_some() { POLLS_OF_ALIGNED_MAX } else { POLLS_MAX };
+                Input::Io(IoReader::spawn(node, reader, init.core, poll_rows, polls_max, control)?)
+            }
         };
         let idle_timeout_us = spec.watermark.as_ref().and_then(|watermark| watermark.idle_timeout_us);
         Ok(Self {
@@ -111,6 +121,7 @@ impl SourceStage {
             watermark_spec: spec.watermark.clone(),
             splits: SplitWatermarks::new(idle_timeout_us),
             drift,
+            untold_holds: false,
             epoch: Epoch(1),
             time_us: schedule.time_us(Epoch(0)),
             schedule,
@@ -202,10 +213,23 @@ impl SourceStage {
         if self.ending.is_some() || now_us < self.not_before_us {
             return Ok(Polled::Nothing);
         }
-        if self.drift.as_ref().is_some_and(DriftSlot::is_ahead) {
-            self.hold_back();
-            self.not_before_us = now_us.saturating_add(DRIFT_RETRY_US);
-            return Ok(Polled::Nothing);
+        if let Some(drift) = &self.drift {
+            self.untold_holds |= self.splits.hold_beyond(drift.limit_us());
+            if self.untold_holds {
+                let held = self.splits.held();
+                self.untold_holds = match &mut self.input {
+                    Input::Core(reader) => {
+                        reader.hold(&held);
+                        false
+                    }
+                    Input::Io(io) => !io.hold(held),
+                };
+            }
+            if self.splits.is_held() {
+                self.hold_back();
+                self.not_before_us = now_us.saturating_add(DRIFT_RETRY_US);
+                return Ok(Polled::Nothing);
+            }
         }
         self.not_before_us = i64::MIN;
         let mut events = std::mem::take(&mut self.events);
@@ -390,6 +414,7 @@ struct IoShared {
 /// The core's end of the ring from a reader's thread.
 struct IoReader {
     ring: Consumer<Handed>,
+    holds: Producer<Vec<SplitId>>,
     shared: Arc<IoShared>,
     was_empty: bool,
 }
@@ -400,14 +425,24 @@ impl IoReader {
         reader: Box<dyn SourceReader>,
         core: CoreId,
         poll_rows: usize,
+        polls_max: usize,
         control: &Arc<Control>,
     ) -> Result<Self> {
-        let (producer, ring) = RingBuffer::new(POLLS_MAX);
+        let (producer, ring) = RingBuffer::new(polls_max);
+        let (holds, told) = RingBuffer::new(HOLDS_MAX);
         let shared = Arc::new(IoShared::default());
         let io = shared.clone();
         let thread = IoThread { node: node.name.clone(), kind: "source", core };
-        control.clone().spawn_io(thread, move |control| read_on(reader, producer, &io, core, poll_rows, control))?;
-        Ok(Self { ring, shared, was_empty: false })
+        let ends = ReaderEnds { ring: producer, holds: told };
+        control.clone().spawn_io(thread, move |control| read_on(reader, ends, &io, core, poll_rows, control))?;
+        Ok(Self { ring, holds, shared, was_empty: false })
+    }
+
+    /// Tells the reader which splits are held; `false`: there was no room, to be told again.
+    fn hold(&mut self, splits: Vec<SplitId>) -> bool {
+        let is_told = self.holds.push(splits).is_ok();
+        self.shared.wake.notify();
+        is_told
     }
 
     fn take(&mut self, rows_max: usize, events: &mut Vec<SourceEvent>) -> IoTaken {
@@ -445,10 +480,16 @@ impl Drop for IoReader {
     }
 }
 
+/// The thread's ends of the rings to and from its core.
+struct ReaderEnds {
+    ring: Producer<Handed>,
+    holds: Consumer<Vec<SplitId>>,
+}
+
 /// A reader's thread: polls while there is room, hands over, ends with the input, the job's stop or its abort.
 fn read_on(
     mut reader: Box<dyn SourceReader>,
-    mut ring: Producer<Handed>,
+    ReaderEnds { mut ring, mut holds }: ReaderEnds,
     io: &IoShared,
     core: CoreId,
     poll_rows: usize,
@@ -469,6 +510,9 @@ fn read_on(
         }
         let mut ending = control.is_stopped().then_some(Ending::Stopped);
         if ending.is_none() {
+            while let Ok(held) = holds.pop() {
+                reader.hold(&held);
+            }
             let asked = Instant::now();
             let mut events = Vec::new();
             let answer = reader.poll(poll_rows, &mut events)?;
@@ -493,7 +537,7 @@ fn read_on(
                 SourcePoll::Finished => ending = Some(Ending::Finished),
                 SourcePoll::Idle if is_empty && asked.elapsed() < Duration::from_millis(1) => {
                     // A reader that answers at once instead of waiting for input.
-                    io.wake.sleep(Duration::from_millis(5), || is_over() || control.is_stopped());
+                    io.wake.sleep(Duration::from_millis(5), || is_over() || control.is_stopped() || !holds.is_empty());
                 }
                 SourcePoll::Idle | SourcePoll::More => {}
             }

@@ -76,6 +76,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        ignored::check_expr(expr, self.errors);
         if let Expr::Interval(literal) = expr {
             if let Err(error) = interval::normalize(literal) {
                 self.errors.push(error);

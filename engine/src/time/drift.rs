@@ -1,4 +1,5 @@
-//! `max_drift`: sources of a group that must not run away from each other.
+//! `max_drift`: the splits of the sources of a group must not run away from each other. A split that is ahead of the group's least watermark
+//! by more than the drift is not read until the others have come near.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ impl DriftGroups {
         Self { groups: groups.collect() }
     }
 
-    /// Member `index` of group `name`, which may be `drift_us` ahead of the last; `None` when there is no such member.
+    /// Member `index` of group `name`, whose splits may be `drift_us` ahead of the last; `None` when there is no such member.
     #[must_use]
     pub fn slot(&self, name: &str, index: usize, drift_us: i64) -> Option<DriftSlot> {
         let members = self.groups.get(name)?;
@@ -47,33 +48,37 @@ impl DriftSlot {
         self.members[self.index].store(watermark.unwrap_or(Watermark::MAX).0, Ordering::Relaxed);
     }
 
-    /// Whether this source is further ahead of the group's least watermark than it may be.
+    /// How far a split may have come: the group's least watermark and the drift on top. `i64::MAX`: nobody is waited for.
     #[must_use]
-    pub fn is_ahead(&self) -> bool {
-        let own = self.members[self.index].load(Ordering::Relaxed);
-        let least = self.members.iter().map(|member| member.load(Ordering::Relaxed)).min().unwrap_or(own);
-        own != Watermark::MAX.0 && own > least.saturating_add(self.drift_us)
+    pub fn limit_us(&self) -> i64 {
+        let least = self.members.iter().map(|member| member.load(Ordering::Relaxed)).min();
+        match least {
+            None | Some(i64::MAX) => i64::MAX,
+            Some(least) => least.saturating_add(self.drift_us),
+        }
     }
 }
+
+const _: () = assert!(Watermark::MAX.0 == i64::MAX);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_leader_waits_until_the_last_has_come_near_or_stops_counting() {
+    fn the_limit_follows_the_last_member_that_counts() {
         let groups = DriftGroups::new(&BTreeMap::from([("g".to_owned(), 2)]));
         let slot = |i| groups.slot("g", i, 10).expect("two members");
         let (a, b) = (slot(0), slot(1));
         assert!(groups.slot("g", 2, 10).is_none() && groups.slot("h", 0, 10).is_none());
-        assert!(!a.is_ahead(), "both are at the start");
+        assert_eq!(a.limit_us(), Watermark::MIN.0.saturating_add(10), "nobody has a row yet");
         a.publish(Some(Watermark(100)));
-        assert!(a.is_ahead() && !b.is_ahead(), "b has no row yet");
+        assert_eq!(b.limit_us(), Watermark::MIN.0.saturating_add(10), "b has no row yet");
         b.publish(Some(Watermark(90)));
-        assert!(!a.is_ahead());
-        a.publish(Some(Watermark(101)));
-        assert!(a.is_ahead());
+        assert_eq!((a.limit_us(), b.limit_us()), (100, 100));
         b.publish(None);
-        assert!(!a.is_ahead(), "b no longer counts");
+        assert_eq!(a.limit_us(), 110, "b no longer counts");
+        a.publish(None);
+        assert_eq!(a.limit_us(), i64::MAX);
     }
 }

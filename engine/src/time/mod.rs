@@ -27,6 +27,6 @@ pub struct WatermarkSpec {
     pub idle_timeout_us: Option<i64>,
     /// A row whose event time is further than this ahead of epoch time is refused (`FutureEventTime`). `None`: no guard.
     pub max_future_us: Option<i64>,
-    /// Sources of one group wait for each other: a source more than so many µs ahead of the group's least watermark is not polled.
+    /// The sources of one group wait for each other: a split more than so many µs ahead of the group's least watermark is not read.
     pub max_drift: Option<(String, i64)>,
 }

@@ -15,6 +15,8 @@ struct Split {
     active: bool,
     /// Whether it no longer holds the source back.
     idle: bool,
+    /// Whether it is not read because it is too far ahead of others.
+    held: bool,
 }
 
 /// The least watermark over the splits of a source that are neither finished nor idle. Never goes back.
@@ -46,7 +48,7 @@ impl SplitWatermarks {
         let opened = &mut self.opened;
         self.splits.entry(split).or_insert_with(|| {
             *opened += 1;
-            Split { watermark: Watermark::MIN.0, silent_us: 0, active: true, idle: false }
+            Split { watermark: Watermark::MIN.0, silent_us: 0, active: true, idle: false, held: false }
         });
     }
 
@@ -106,7 +108,7 @@ impl SplitWatermarks {
             for split in self.splits.values_mut() {
                 if split.active {
                     split.silent_us = 0;
-                } else if starved {
+                } else if starved && !split.held {
                     split.silent_us = split.silent_us.saturating_add(elapsed_us);
                     split.idle |= split.silent_us >= timeout_us;
                 }
@@ -114,6 +116,30 @@ impl SplitWatermarks {
             }
         }
         self.current()
+    }
+
+    /// Holds the splits that are beyond `limit_us` and lets go of the others; whether that changed anything.
+    pub fn hold_beyond(&mut self, limit_us: i64) -> bool {
+        let mut changed = false;
+        for split in self.splits.values_mut() {
+            let held = split.watermark > limit_us && !split.idle;
+            changed |= std::mem::replace(&mut split.held, held) != held;
+        }
+        changed
+    }
+
+    /// The splits that are held, in ascending order.
+    #[must_use]
+    pub fn held(&self) -> Vec<SplitId> {
+        let mut held: Vec<SplitId> = self.splits.iter().filter(|(_, split)| split.held).map(|(id, _)| *id).collect();
+        held.sort_unstable_by_key(|split| split.0);
+        held
+    }
+
+    /// Whether there are splits and all are held.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.splits.is_empty() && self.splits.values().all(|split| split.held)
     }
 
     /// How many splits were opened, and how many of them have ended.
@@ -168,6 +194,24 @@ mod tests {
         source.finish_all();
         assert_eq!(source.current(), (Watermark::MAX, false));
         assert_eq!(source.counts(), (3, 3));
+    }
+
+    #[test]
+    fn splits_beyond_the_limit_are_held_and_their_silence_does_not_count() {
+        let mut source = SplitWatermarks::new(Some(100));
+        assert!(!source.hold_beyond(0) && !source.is_held(), "there is no split");
+        source.advance(A, Some(60));
+        source.advance(B, Some(40));
+        assert!(source.hold_beyond(50) && !source.hold_beyond(50), "told once");
+        assert_eq!((source.held(), source.is_held()), (vec![A], false));
+        source.cut(100, true);
+        for _ in 0..3 {
+            source.advance(B, Some(45));
+            source.cut(100, true);
+        }
+        assert!(source.hold_beyond(30) && source.is_held());
+        assert!(source.hold_beyond(i64::MAX) && source.held().is_empty());
+        assert_eq!(source.cut(50, true), (Watermark(45), false), "A was held, not idle");
     }
 
     #[test]

@@ -7,5 +7,6 @@ mod golden;
 mod late;
 mod memory;
 mod random;
+mod refused;
 mod runtime;
 mod slt;

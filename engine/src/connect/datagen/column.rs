@@ -15,6 +15,8 @@ use twox_hash::XxHash3_64;
 use crate::connect::Options;
 use crate::connect::random::{RandomStream, below_wide};
 use crate::error::{Code, Diagnostic, Result};
+use crate::sql::closest_name;
+use crate::sql::types::data_type_name;
 
 /// The most characters of a string, bytes of a BYTES, elements of an ARRAY.
 const LENGTH_MAX: u64 = 1 << 20;
@@ -32,16 +34,17 @@ pub struct Scope<'a> {
     pub rate: u64,
 }
 
-/// Where the sequences of the table end, counting rows; `None` without a sequence. Marks the options of columns that are not in `schema`
-/// (because the query doesn't need them) as read.
-pub fn rows_of_sequences(options: &Options, schema: &SchemaRef) -> Result<Option<u64>> {
+/// Where the sequences of the table end, counting rows; `None` without a sequence. Refuses options of columns that are not in `physical`.
+pub fn rows_of_sequences(options: &Options, physical: &SchemaRef) -> Result<Option<u64>> {
     let mut rows: Option<u64> = None;
     let keys: Vec<String> = options.iter().map(|(key, _)| key.to_owned()).collect();
     for key in &keys {
         let Some((path, suffix)) = key.strip_prefix("fields.").and_then(|rest| rest.rsplit_once('.')) else { continue };
-        let is_needed = schema.fields().iter().any(|f| path == f.name() || path.starts_with(&format!("{}.", f.name())));
-        if !is_needed && SUFFIXES.contains(&suffix) {
-            let _known = options.text(key);
+        if !SUFFIXES.contains(&suffix) {
+            continue;
+        }
+        if !leads_to_column(physical.fields(), path) {
+            return Err(no_column(options, key, path, physical));
         }
         if suffix == "kind" && kind(options, path)? {
             let (start, end) = sequence(options, path)?;
@@ -50,6 +53,37 @@ pub fn rows_of_sequences(options: &Options, schema: &SchemaRef) -> Result<Option
         }
     }
     Ok(rows)
+}
+
+/// Whether there is a column, a field of a ROW (`a.b`) or an element of an ARRAY (`a.element`) at `path`. Names may have dots themselves.
+fn leads_to_column(fields: &Fields, path: &str) -> bool {
+    fields.iter().any(|field| match path.strip_prefix(field.name().as_str()) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix('.').is_some_and(|rest| leads_inside(field, rest)),
+        None => false,
+    })
+}
+
+fn leads_inside(field: &Field, path: &str) -> bool {
+    match field.data_type() {
+        DataType::Struct(fields) => leads_to_column(fields, path),
+        DataType::List(element) => match path.strip_prefix("element") {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix('.').is_some_and(|rest| leads_inside(element, rest)),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+fn no_column(options: &Options, key: &str, path: &str, physical: &SchemaRef) -> Diagnostic {
+    let names = physical.fields().iter().map(|field| field.name().as_str());
+    let error = Diagnostic::new(Code::UnknownColumn, format!("option '{key}': there is no column `{path}` that is generated"))
+        .at(options.span(key));
+    match closest_name(path, names.clone()) {
+        Some(near) => error.hint(format!("did you mean `{near}`? Names are compared exactly")),
+        None => error.hint(format!("the columns are: {}; a field of a ROW is a.b", names.collect::<Vec<_>>().join(", "))),
+    }
 }
 
 /// Whether the column at `path` is a sequence.
@@ -123,7 +157,7 @@ impl Column {
                 None => {
                     return Err(Diagnostic::new(
                         Code::UnsupportedSchema,
-                        format!("column `{path}` of type {data_type} can't be a sequence"),
+                        format!("column `{path}` of type {} can't be a sequence", data_type_name(&data_type)),
                     ));
                 }
             };
@@ -132,8 +166,9 @@ impl Column {
             }
             if let DataType::Decimal128(precision, scale) = data_type {
                 for number in [start, end] {
-                    decimal(&number.to_string(), precision, scale)
-                        .ok_or_else(|| options.invalid(&key("end"), format!("and 'start' must fit into {data_type}")))?;
+                    decimal(&number.to_string(), precision, scale).ok_or_else(|| {
+                        options.invalid(&key("end"), format!("and 'start' must fit into {}", data_type_name(&data_type)))
+                    })?;
                 }
             }
             return Ok(column(Values::Sequence { start }, 0));
@@ -183,7 +218,9 @@ impl Column {
                 let bound = |suffix: &str, default: i128| {
                     let parse = |v: &str| decimal(v, *precision, *scale);
                     Ok::<_, Diagnostic>(
-                        options.parsed(&key(suffix), &format!("a number of type {data_type}"), parse)?.unwrap_or(default),
+                        options
+                            .parsed(&key(suffix), &format!("a number of type {}", data_type_name(&data_type)), parse)?
+                            .unwrap_or(default),
                     )
                 };
                 let (min, max) = (bound("min", -greatest)?, bound("max", greatest)?);
@@ -210,7 +247,7 @@ impl Column {
                 Values::Array { element: element.clone(), column, length: length()? }
             }
             _ => {
-                let message = format!("column `{path}` of type {data_type} can't be generated");
+                let message = format!("column `{path}` of type {} can't be generated", data_type_name(&data_type));
                 return Err(Diagnostic::new(Code::UnsupportedSchema, message));
             }
         };

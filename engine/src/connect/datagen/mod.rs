@@ -26,6 +26,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
     doc: "Random rows and sequences, for tests and demonstrations",
     options: OPTIONS,
     takes_format: false,
+    takes_partitions: false,
     source: Some(plan),
     sink: None,
     metadata: &[],
@@ -90,23 +91,21 @@ fn plan(table: &TableSpec<'_>) -> Result<SourceRef> {
         .parsed("start-time", expected, super::nexmark::parse_start_ms)?
         .unwrap_or_else(|| chrono::Utc::now().timestamp_millis());
     // Also of columns that this query does not need: a sequence ends the source whether it is looked at or not.
-    let sequences_end = column::rows_of_sequences(options, &table.schema)?;
+    let sequences_end = column::rows_of_sequences(options, &table.physical)?;
     let rows = match (options.integer("number-of-rows")?, sequences_end) {
         (Some(wanted), Some(end)) => Some(wanted.min(end)),
         (wanted, end) => wanted.or(end),
     };
     let scope = Scope { options, seed, start_us: start_ms * 1000, rate };
-    let columns = table
-        .schema
-        .fields()
-        .iter()
-        .map(|field| {
-            Column::new(&scope, field.name(), field).map_err(|mut error| {
-                error.message = format!("table `{}`: {}", table.name, error.message);
-                error
-            })
+    let column = |field: &arrow::datatypes::FieldRef| {
+        Column::new(&scope, field.name(), field).map_err(|mut error| {
+            error.message = format!("table `{}`: {}", table.name, error.message);
+            error
         })
-        .collect::<Result<Vec<_>>>()?;
+    };
+    // Columns that this query does not need are refused all the same when their options are wrong.
+    table.physical.fields().iter().try_for_each(|field| column(field).map(drop))?;
+    let columns = table.schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(DatagenSource { schema: table.schema.clone(), columns: columns.into(), rows, rate }))
 }
 

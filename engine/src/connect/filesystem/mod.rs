@@ -88,6 +88,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
         commit::OPTIONS[6],
     ],
     takes_format: true,
+    takes_partitions: true,
     source: Some(source::FileSource::plan),
     sink: Some(sink::FileSink::plan),
     metadata: &[
@@ -99,10 +100,10 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
     ],
 };
 
-/// Marks this connector's options that start so as known.
-fn know_options(options: &Options, prefixes: &[&str]) {
+/// Passes over this connector's options that start so.
+fn pass_over(options: &Options, prefixes: &[&str]) {
     for spec in SPEC.options.iter().filter(|spec| prefixes.iter().any(|prefix| spec.key.starts_with(prefix))) {
-        let _known = options.text(spec.key);
+        options.pass_over(spec.key);
     }
 }
 

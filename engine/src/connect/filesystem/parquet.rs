@@ -13,9 +13,10 @@ use arrow::compute::{CastOptions, cast_with_options, filter};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use super::source::{Damage, Failure};
 use crate::batch::Weights;
 use crate::connect::Rejected;
-use crate::error::{Code, Diagnostic, Result};
+use crate::error::{Code, Diagnostic};
 use crate::format::Decoded;
 use crate::format::columns::sql_type;
 
@@ -23,23 +24,25 @@ use crate::format::columns::sql_type;
 const BATCH_ROWS: usize = 8192;
 
 /// The compressed bytes of each row group of a file.
-pub fn row_groups(path: &Path) -> Result<Vec<u64>> {
+pub fn row_groups(path: &Path) -> Result<Vec<u64>, Failure> {
     let builder = open(path)?;
     Ok(builder.metadata().row_groups().iter().map(|group| group.compressed_size().max(0) as u64).collect())
 }
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Diagnostic::new(Code::PathNotFound, format!("file '{}' is no longer there", path.display()))
-        }
-        _ => Diagnostic::new(Code::SourceUnavailable, format!("file '{}' can't be read: {e}", path.display())),
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, Failure> {
+    let file = File::open(path).map_err(|e| {
+        Failure::Other(match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Diagnostic::new(Code::PathNotFound, format!("file '{}' is no longer there", path.display()))
+            }
+            _ => Diagnostic::new(Code::SourceUnavailable, format!("file '{}' can't be read: {e}", path.display())),
+        })
     })?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(path, &e))
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| corrupt(&e))
 }
 
-fn corrupt(path: &Path, error: &dyn std::fmt::Display) -> Diagnostic {
-    Diagnostic::new(Code::CorruptFile, format!("file '{}' is no valid Parquet: {error}", path.display()))
+fn corrupt(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Damaged(Damage { message: format!("the file is no valid Parquet, and what is left of it is not read: {error}") })
 }
 
 /// Reads one row group.
@@ -55,7 +58,7 @@ pub struct GroupReader {
 
 impl GroupReader {
     /// Opens row group `group` of a file for the columns of `schema`.
-    pub fn open(path: &Path, group: usize, schema: &SchemaRef) -> Result<Self> {
+    pub fn open(path: &Path, group: usize, schema: &SchemaRef) -> Result<Self, Failure> {
         let builder = open(path)?;
         let origin = path.display().to_string();
         let in_file = Arc::clone(builder.schema());
@@ -67,17 +70,19 @@ impl GroupReader {
             match root.map(|i| in_file.field(i)) {
                 Some(found) if !fits(found.data_type(), field.data_type()) => {
                     let (wanted, given) = (sql_type(field), sql_type(found));
-                    return Err(Diagnostic::new(
-                        Code::FieldType,
-                        format!("file '{origin}': column '{}' is {given}, and the table says {wanted}", field.name()),
-                    )
-                    .hint(format!("declare the column as {given} and CAST it in the query")));
+                    return Err(Failure::Other(
+                        Diagnostic::new(
+                            Code::FieldType,
+                            format!("file '{origin}': column '{}' is {given}, and the table says {wanted}", field.name()),
+                        )
+                        .hint(format!("declare the column as {given} and CAST it in the query")),
+                    ));
                 }
                 None if !field.is_nullable() => {
-                    return Err(Diagnostic::new(
+                    return Err(Failure::Other(Diagnostic::new(
                         Code::MissingField,
                         format!("file '{origin}' has no column '{}', which is NOT NULL", field.name()),
-                    ));
+                    )));
                 }
                 _ => roots.push(root),
             }
@@ -90,16 +95,25 @@ impl GroupReader {
         let groups = builder.metadata().row_groups();
         let row = 1 + groups.iter().take(group).map(|g| g.num_rows().max(0) as u64).sum::<u64>();
         if group >= groups.len() {
-            return Err(corrupt(path, &"it has fewer row groups than when it was found"));
+            return Err(corrupt(&"it has fewer row groups than when it was found"));
         }
         let reader = builder.with_projection(mask).with_row_groups(vec![group]).with_batch_size(BATCH_ROWS).build();
-        Ok(Self { reader: reader.map_err(|e| corrupt(path, &e))?, places, schema: Arc::clone(schema), origin, row })
+        Ok(Self { reader: reader.map_err(|e| corrupt(&e))?, places, schema: Arc::clone(schema), origin, row })
+    }
+
+    /// The number in the file of the row that is read next, from 1.
+    pub fn row(&self) -> u64 {
+        self.row
     }
 
     /// The next rows; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Decoded>> {
+    pub fn next(&mut self) -> Result<Option<Decoded>, Failure> {
         let Some(batch) = self.reader.next() else { return Ok(None) };
-        let batch = batch.map_err(|e| corrupt(Path::new(&self.origin), &e))?;
+        let batch = batch.map_err(|e| corrupt(&e))?;
+        self.decoded(&batch).map(Some).map_err(Failure::Other)
+    }
+
+    fn decoded(&mut self, batch: &RecordBatch) -> Result<Decoded, Diagnostic> {
         let rows = batch.num_rows();
         let mut bad: Vec<Option<(Code, String)>> = Vec::new();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.places.len());
@@ -123,7 +137,7 @@ impl GroupReader {
             (columns, lines, Vec::new(), rows)
         } else {
             let alive: BooleanArray = bad.iter().map(Option::is_none).collect::<Vec<_>>().into();
-            let raw = RowText::new(&batch);
+            let raw = RowText::new(batch);
             let rejected = bad.iter().enumerate().filter_map(|(row, bad)| {
                 let (code, message) = bad.clone()?;
                 let position = Some(first + row as u64);
@@ -138,8 +152,8 @@ impl GroupReader {
         };
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(|e| corrupt(Path::new(&self.origin), &e))?;
-        Ok(Some(Decoded { weights: Weights::Ones(rows.num_rows()), rows, lines, rejected }))
+            .map_err(|e| Diagnostic::new(Code::Internal, format!("file '{}': {e}", self.origin)))?;
+        Ok(Decoded { weights: Weights::Ones(rows.num_rows()), rows, lines, rejected })
     }
 }
 

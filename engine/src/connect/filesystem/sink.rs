@@ -58,7 +58,7 @@ impl FileSink {
     pub fn plan(spec: &TableSpec<'_>) -> Result<SinkRef> {
         let options = spec.options;
         // One table may be read and written: options of the other side are known, not used.
-        super::know_options(options, &["source."]);
+        super::pass_over(options, &["source."]);
         let path = strip_scheme(options.required("path")?).map_err(|reason| options.invalid("path", reason))?;
         if path.is_empty() || path.contains(['*', '?']) {
             return Err(options.invalid("path", "must be a folder where a table is written"));

@@ -17,7 +17,10 @@ use super::compression::{self, Compression};
 use super::listing::{FILES_MAX, FileInfo, Pattern};
 use super::parquet;
 use super::partition;
-use crate::connect::{CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec};
+use crate::batch::Weights;
+use crate::connect::{
+    CoreInit, Rejected, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec,
+};
 use crate::error::{Code, Diagnostic, Result};
 use crate::format::{Decoder, Format, FormatKind};
 use crate::ids::SplitId;
@@ -26,6 +29,9 @@ use crate::ids::SplitId;
 const BLOCK_BYTES: usize = 256 * 1024;
 /// A poll gives back what it has after so long.
 const POLL_TIME: Duration = Duration::from_millis(50);
+/// How many splits a core has open at once when some are held because they are ahead of others in event time. Beyond that, one is read on
+/// although it is held: splits that were not begun yet would else keep all others waiting.
+const OPEN_SPLITS_MAX: usize = 64;
 /// A poll gives back what it has after so many bad records, so that they don't pile up.
 const REJECTIONS_MAX: usize = 1024;
 
@@ -81,6 +87,8 @@ struct Split {
     group: Option<usize>,
     /// Its share of the file's bytes, for spreading and progress.
     bytes: u64,
+    /// Why the file can't be read: what was wrong with it already when it was found.
+    damage: Option<Damage>,
 }
 
 impl FileSource {
@@ -88,7 +96,7 @@ impl FileSource {
     pub fn plan(spec: &TableSpec<'_>) -> Result<SourceRef> {
         let options = spec.options;
         // One table may be read and written: options of the other side are known, not used.
-        super::know_options(options, &["sink.", "partition."]);
+        super::pass_over(options, &["sink.", "partition."]);
         let path = options.required("path")?;
         let is_recursive = options.bool("source.recursive")?.unwrap_or(true);
         let pattern = Pattern::parse(path, is_recursive).map_err(|reason| options.invalid("path", reason))?;
@@ -177,10 +185,16 @@ impl Shared {
     fn splits_of(&self, file: FileInfo) -> Result<Vec<Split>> {
         let file = Arc::new(file);
         if !matches!(self.format.kind, FormatKind::Parquet(_)) {
-            return Ok(vec![Split { bytes: file.size, file, group: None }]);
+            return Ok(vec![Split { bytes: file.size, file, group: None, damage: None }]);
         }
-        let groups = parquet::row_groups(&file.path)?.into_iter().enumerate();
-        Ok(groups.map(|(group, bytes)| Split { bytes, file: Arc::clone(&file), group: Some(group) }).collect())
+        match parquet::row_groups(&file.path) {
+            Ok(groups) => {
+                let split = |(group, bytes)| Split { bytes, file: Arc::clone(&file), group: Some(group), damage: None };
+                Ok(groups.into_iter().enumerate().map(split).collect())
+            }
+            Err(Failure::Damaged(damage)) => Ok(vec![Split { bytes: file.size, file, group: None, damage: Some(damage) }]),
+            Err(Failure::Other(error)) => Err(error),
+        }
     }
 }
 
@@ -239,10 +253,9 @@ impl Source for FileSource {
             None => HashSet::new(),
         };
         Ok(Box::new(Reader {
-            decoder: match shared.format.kind {
-                FormatKind::Parquet(_) => None,
-                _ => Some(shared.format.decoder(&shared.data, &shared.declared)?),
-            },
+            spare: Vec::new(),
+            aside: Vec::new(),
+            held: Vec::new(),
             has_failed: false,
             announce: queue.iter().map(|(id, _)| *id).collect(),
             queue,
@@ -271,12 +284,22 @@ struct OpenFile {
     content: Box<dyn Read + Send>,
     content_bytes: u64,
     compression: Compression,
+    decoder: Box<dyn Decoder>,
 }
 
-/// What is being read.
+/// A split that is being read.
 enum Current {
     Text(OpenFile),
     Group { id: SplitId, split: Split, reader: Box<parquet::GroupReader> },
+}
+
+impl Current {
+    fn id(&self) -> SplitId {
+        match self {
+            Self::Text(file) => file.id,
+            Self::Group { id, .. } => *id,
+        }
+    }
 }
 
 struct Reader {
@@ -285,8 +308,12 @@ struct Reader {
     announce: Vec<SplitId>,
     queue: VecDeque<(SplitId, Split)>,
     current: Option<Current>,
-    /// `None` for Parquet.
-    decoder: Option<Box<dyn Decoder>>,
+    /// Splits that were begun and are held; at most [`OPEN_SPLITS_MAX`] with the current one.
+    aside: Vec<Current>,
+    /// The splits that shall not be read on now, in ascending order.
+    held: Vec<SplitId>,
+    /// Decoders of files that are read to their end.
+    spare: Vec<Box<dyn Decoder>>,
     has_failed: bool,
     block: Vec<u8>,
     read_bytes: Arc<AtomicU64>,
@@ -304,6 +331,10 @@ impl SourceReader for Reader {
         let answer = self.try_poll(rows_max, out);
         self.has_failed = answer.is_err();
         answer
+    }
+
+    fn hold(&mut self, splits: &[SplitId]) {
+        self.held = splits.to_vec();
     }
 
     fn bytes_read(&self) -> u64 {
@@ -324,39 +355,51 @@ impl Reader {
     fn try_poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         let started = Instant::now();
         out.extend(self.announce.drain(..).map(SourceEvent::SplitOpened));
+        self.put_aside();
         loop {
-            let Some(current) = self.current.take() else {
+            let Some(current) = self.current.take().or_else(|| self.free_aside().map(|at| self.aside.swap_remove(at))) else {
                 let Some((id, split)) = self.queue.pop_front() else {
-                    if self.shared.monitor_interval.is_none() {
-                        return Ok(SourcePoll::Finished);
-                    }
-                    return self.look_for_files(out);
+                    return match (self.shared.monitor_interval, self.aside.is_empty()) {
+                        (Some(_), _) => self.look_for_files(out),
+                        (None, true) => Ok(SourcePoll::Finished),
+                        (None, false) => Ok(SourcePoll::Idle),
+                    };
                 };
-                self.current = Some(self.open_split(id, split)?);
+                self.open_split(id, split, out)?;
+                if self.current.is_none() && (rows_in(out) >= rows_max || started.elapsed() > POLL_TIME) {
+                    return Ok(SourcePoll::More);
+                }
                 continue;
             };
             match current {
                 Current::Text(file) => {
                     self.read_block(file, out)?;
-                    let Some(Current::Text(file)) = &self.current else {
+                    let Some(Current::Text(file)) = &mut self.current else {
                         // Many small files: what they give together is bounded, too.
                         if rows_in(out) >= rows_max || started.elapsed() > POLL_TIME {
                             return Ok(SourcePoll::More);
                         }
                         continue;
                     };
-                    let Some(decoder) = &mut self.decoder else { continue };
-                    let is_enough = decoder.rows() >= rows_max || decoder.rejections() >= REJECTIONS_MAX;
+                    let is_enough = file.decoder.rows() >= rows_max || file.decoder.rejections() >= REJECTIONS_MAX;
                     if is_enough || started.elapsed() > POLL_TIME {
-                        self.shared.deliver(decoder.as_mut(), file, out)?;
+                        self.shared.deliver(file, out)?;
                         return Ok(SourcePoll::More);
                     }
                 }
                 Current::Group { id, split, mut reader } => {
-                    let Some(decoded) = reader.next()? else {
-                        self.read_bytes.fetch_add(split.bytes, Ordering::Relaxed);
-                        out.push(SourceEvent::SplitFinished(id));
-                        continue;
+                    let decoded = match reader.next() {
+                        Ok(Some(decoded)) => decoded,
+                        Ok(None) => {
+                            self.read_bytes.fetch_add(split.bytes, Ordering::Relaxed);
+                            out.push(SourceEvent::SplitFinished(id));
+                            continue;
+                        }
+                        Err(Failure::Damaged(damage)) => {
+                            self.give_up(id, &split, damage, Some(reader.row()), out);
+                            return Ok(SourcePoll::More);
+                        }
+                        Err(Failure::Other(error)) => return Err(error),
                     };
                     let rows = self.shared.assemble(&decoded.rows, &decoded.lines, &split.file)?;
                     let batch = SourceBatch { split: id, rows, weights: decoded.weights, rejected: decoded.rejected };
@@ -368,36 +411,96 @@ impl Reader {
         }
     }
 
-    fn open_split(&mut self, id: SplitId, split: Split) -> Result<Current> {
+    /// A split aside that may be read on.
+    fn free_aside(&self) -> Option<usize> {
+        self.aside.iter().position(|split| self.held.binary_search_by_key(&split.id().0, |held| held.0).is_err())
+    }
+
+    /// Changes from a split that is held to another, if there is one. All it has decoded was handed out by the poll before.
+    fn put_aside(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        if self.held.binary_search_by_key(&current.id().0, |held| held.0).is_err() {
+            self.current = Some(current);
+        } else if let Some(free) = self.free_aside() {
+            self.current = Some(std::mem::replace(&mut self.aside[free], current));
+        } else if self.aside.len() + 1 < OPEN_SPLITS_MAX || self.queue.is_empty() {
+            self.aside.push(current);
+        } else {
+            self.current = Some(current);
+        }
+    }
+
+    fn open_split(&mut self, id: SplitId, split: Split, out: &mut Vec<SourceEvent>) -> Result<()> {
+        if let Some(damage) = split.damage.clone() {
+            self.give_up(id, &split, damage, None, out);
+            return Ok(());
+        }
         let path = &split.file.path;
         if let Some(group) = split.group {
-            let reader = Box::new(parquet::GroupReader::open(path, group, &self.shared.data)?);
-            return Ok(Current::Group { id, split, reader });
+            match parquet::GroupReader::open(path, group, &self.shared.data) {
+                Ok(reader) => self.current = Some(Current::Group { id, split, reader: Box::new(reader) }),
+                Err(Failure::Damaged(damage)) => self.give_up(id, &split, damage, None, out),
+                Err(Failure::Other(error)) => return Err(error),
+            }
+            return Ok(());
         }
         let compression = self.shared.compression.unwrap_or_else(|| Compression::of_name(path));
         let content = File::open(path).and_then(|file| compression.reader(file, Arc::clone(&self.read_bytes)));
-        let content = content.map_err(|e| read_error(path, compression, &e))?;
-        if let Some(decoder) = &mut self.decoder {
-            decoder.begin(&path.display().to_string());
-        }
-        Ok(Current::Text(OpenFile { id, file: split.file, content, content_bytes: 0, compression }))
+        let content = match content.map_err(|e| read_error(path, compression, &e)) {
+            Ok(content) => content,
+            Err(Failure::Damaged(damage)) => {
+                self.give_up(id, &split, damage, None, out);
+                return Ok(());
+            }
+            Err(Failure::Other(error)) => return Err(error),
+        };
+        let mut decoder = match self.spare.pop() {
+            Some(decoder) => decoder,
+            None => self.shared.format.decoder(&self.shared.data, &self.shared.declared)?,
+        };
+        decoder.begin(&path.display().to_string());
+        self.current = Some(Current::Text(OpenFile { id, file: split.file, content, content_bytes: 0, compression, decoder }));
+        Ok(())
+    }
+
+    /// The rest of a split can't be read: that is one bad record, under the table's policy, and the split's end.
+    fn give_up(&self, id: SplitId, split: &Split, damage: Damage, row: Option<u64>, out: &mut Vec<SourceEvent>) {
+        self.read_bytes.fetch_add(split.bytes, Ordering::Relaxed);
+        let rejected = Rejected {
+            code: Code::CorruptFile,
+            message: damage.message,
+            origin: split.file.path.display().to_string(),
+            position: row,
+            raw: String::new(),
+        };
+        out.push(SourceEvent::Rows(SourceBatch {
+            split: id,
+            rows: RecordBatch::new_empty(Arc::clone(&self.shared.schema)),
+            weights: Weights::Ones(0),
+            rejected: vec![rejected],
+        }));
+        out.push(SourceEvent::SplitFinished(id));
     }
 
     /// Reads on in a file and puts it back, or at its end delivers what is left.
     fn read_block(&mut self, mut file: OpenFile, out: &mut Vec<SourceEvent>) -> Result<()> {
-        let Some(decoder) = &mut self.decoder else {
-            return Err(Diagnostic::new(Code::Internal, format!("table '{}' has no decoder", self.shared.table)));
-        };
         let n = loop {
             match file.content.read(&mut self.block) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(read_error(&file.file.path, file.compression, &e)),
+                Err(e) => match read_error(&file.file.path, file.compression, &e) {
+                    Failure::Other(error) => return Err(error),
+                    Failure::Damaged(damage) => {
+                        // What was whole before stays; the record that is cut off is not taken for one.
+                        file.decoder.break_off(Code::CorruptFile, damage.message);
+                        return self.end_file(file, out);
+                    }
+                },
                 Ok(n) => break n,
             }
         };
         if n > 0 {
             file.content_bytes += n as u64;
-            decoder.push(&self.block[..n]);
+            file.decoder.push(&self.block[..n]);
             self.current = Some(Current::Text(file));
             return Ok(());
         }
@@ -407,9 +510,14 @@ impl Reader {
             return Err(Diagnostic::new(Code::CorruptFile, message)
                 .hint("write files under another name and rename them when they are complete"));
         }
-        decoder.end();
-        self.shared.deliver(decoder.as_mut(), &file, out)?;
+        file.decoder.end();
+        self.end_file(file, out)
+    }
+
+    fn end_file(&mut self, mut file: OpenFile, out: &mut Vec<SourceEvent>) -> Result<()> {
+        self.shared.deliver(&mut file, out)?;
         out.push(SourceEvent::SplitFinished(file.id));
+        self.spare.push(file.decoder);
         Ok(())
     }
 
@@ -448,11 +556,11 @@ impl Reader {
 
 impl Shared {
     /// Hands out all rows that are decoded.
-    fn deliver(&self, decoder: &mut dyn Decoder, file: &OpenFile, out: &mut Vec<SourceEvent>) -> Result<()> {
-        if decoder.rows() == 0 && decoder.rejections() == 0 {
+    fn deliver(&self, file: &mut OpenFile, out: &mut Vec<SourceEvent>) -> Result<()> {
+        if file.decoder.rows() == 0 && file.decoder.rejections() == 0 {
             return Ok(());
         }
-        let decoded = decoder.finish()?;
+        let decoded = file.decoder.finish()?;
         let rows = self.assemble(&decoded.rows, &decoded.lines, &file.file)?;
         out.push(SourceEvent::Rows(SourceBatch { split: file.id, rows, weights: decoded.weights, rejected: decoded.rejected }));
         Ok(())
@@ -513,20 +621,37 @@ impl Shared {
     }
 }
 
-fn read_error(path: &Path, compression: Compression, error: &io::Error) -> Diagnostic {
+/// What is wrong with the content of a file.
+#[derive(Clone, Debug)]
+pub struct Damage {
+    /// One sentence, without the file's name.
+    pub message: String,
+}
+
+/// Why a file can't be read (on).
+#[derive(Debug)]
+pub enum Failure {
+    /// Its content is damaged: a bad record, which the table's policy judges.
+    Damaged(Damage),
+    /// Anything else: the job can't go on.
+    Other(Diagnostic),
+}
+
+fn read_error(path: &Path, compression: Compression, error: &io::Error) -> Failure {
+    let damaged = |message: String| Failure::Damaged(Damage { message });
     let path = path.display();
     match (error.kind(), compression) {
-        (io::ErrorKind::NotFound, _) => Diagnostic::new(Code::PathNotFound, format!("file '{path}' is no longer there"))
-            .hint("files must stay until they are read"),
+        (io::ErrorKind::NotFound, _) => Failure::Other(
+            Diagnostic::new(Code::PathNotFound, format!("file '{path}' is no longer there"))
+                .hint("files must stay until they are read"),
+        ),
         (io::ErrorKind::UnexpectedEof, Compression::Gzip | Compression::Zstd) => {
-            Diagnostic::new(Code::CorruptFile, format!("file '{path}' ends in the middle of its compressed data"))
-                .hint("the file is not complete; copy it again")
+            damaged("the file ends in the middle of its compressed data; the record that is cut off is lost".to_owned())
         }
-        (_, Compression::Gzip | Compression::Zstd) if error.raw_os_error().is_none() => {
-            Diagnostic::new(Code::CorruptFile, format!("file '{path}' can't be decompressed: {error}"))
-                .hint("'compression' = 'none' reads a file that only has such a name")
-        }
-        _ => Diagnostic::new(Code::SourceUnavailable, format!("file '{path}' can't be read: {error}")),
+        (_, Compression::Gzip | Compression::Zstd) if error.raw_os_error().is_none() => damaged(format!(
+            "the file can't be decompressed: {error} ('compression' = 'none' reads one that only has such a name)"
+        )),
+        _ => Failure::Other(Diagnostic::new(Code::SourceUnavailable, format!("file '{path}' can't be read: {error}"))),
     }
 }
 

@@ -197,6 +197,7 @@ impl Source for InputSource {
             polls: 0,
             open: own.map(|split| (split, 0)).collect(),
             announced: false,
+            held: Vec::new(),
         }))
     }
 }
@@ -209,6 +210,8 @@ struct InputReader {
     /// Splits that are not finished, and the next batch of each.
     open: Vec<(usize, usize)>,
     announced: bool,
+    /// Splits that are not to be read now, in ascending order.
+    held: Vec<SplitId>,
 }
 
 impl SourceReader for InputReader {
@@ -222,6 +225,10 @@ impl SourceReader for InputReader {
         self.polls += 1;
         let count = self.open.len() as u64;
         let choice = self.random.map_or(self.polls % count, |random| below_wide(random.word(self.polls), count)) as usize;
+        // The next one from there that is not held.
+        let is_free = |at: &usize| self.held.binary_search_by_key(&(self.open[*at].0 as u32), |split| split.0).is_err();
+        let places = (choice..self.open.len()).chain(0..choice);
+        let Some(choice) = places.into_iter().find(is_free) else { return Ok(SourcePoll::Idle) };
         let (split, next) = &mut self.open[choice];
         let id = SplitId(*split as u32);
         match self.input.splits[*split].get(*next) {
@@ -239,5 +246,9 @@ impl SourceReader for InputReader {
             }
         }
         Ok(if self.open.is_empty() { SourcePoll::Finished } else { SourcePoll::More })
+    }
+
+    fn hold(&mut self, splits: &[SplitId]) {
+        self.held = splits.to_vec();
     }
 }

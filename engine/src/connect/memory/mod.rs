@@ -34,6 +34,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
         doc: "The name under which the rows are registered; the table's name when left out.",
     }],
     takes_format: false,
+    takes_partitions: false,
     source: Some(plan_source),
     sink: Some(plan_sink),
     metadata: &[],

@@ -105,8 +105,10 @@ pub enum Field {
 }
 
 impl Field {
-    /// The field of that name, compared without case, and its type.
+    /// The field of that name, compared without case, and its type. Some published scripts say `customTime` for `dateTime`, as Flink's
+    /// source goes by the order of the fields.
     pub fn named(kind: Kind, name: &str) -> Option<(Self, Value)> {
+        let name = if name.eq_ignore_ascii_case("customTime") { "dateTime" } else { name };
         fn find<F: Copy>(all: &[(F, &'static str, Value)], name: &str, wrap: fn(F) -> Field) -> Option<(Field, Value)> {
             all.iter().find(|(_, column, _)| column.eq_ignore_ascii_case(name)).map(|(field, _, value)| (wrap(*field), *value))
         }

@@ -38,6 +38,7 @@ pub const SPEC: ConnectorSpec = ConnectorSpec {
     doc: "The Nexmark benchmark's stream of persons, auctions and bids, generated",
     options: OPTIONS,
     takes_format: false,
+    takes_partitions: false,
     source: Some(plan),
     sink: None,
     metadata: &[],
@@ -51,10 +52,30 @@ macro_rules! option {
 
 const OPTIONS: &[OptionSpec] = &[
     option!("events.num", Integer, Some("0"), "How many events there are in all; 0: without end."),
+    option!("stop-at", Integer, None, "Stop after so many events, if that is fewer than `events.num`; -1: don't."),
+    option!(
+        "keep-alive",
+        Bool,
+        Some("false"),
+        "Whether the source stays open, silent, after its last event; the job then runs until it is stopped."
+    ),
     option!("first-event.rate", Integer, Some("10000"), "Events a second of event time, 1 to 1000000000."),
     option!("next-event.rate", Integer, None, "Must equal first-event.rate: the rate does not change."),
     option!("rate.limited", Bool, Some("false"), "Whether events come no faster than their rate by the wall clock."),
     option!("max-emit-speed", Bool, Some("true"), "The opposite of rate.limited, as newer editions call it."),
+    OptionSpec {
+        key: "rate.shape",
+        kind: OptionType::Choice(RATE_SHAPES),
+        default: Some("SQUARE"),
+        required: false,
+        doc: "How the rate goes from `first-event.rate` to `next-event.rate`. As both are equal, every shape is the same stream.",
+    },
+    option!(
+        "rate.period",
+        Duration,
+        Some("600 s"),
+        "How long a round of `rate.shape` takes; without meaning while the rates are equal."
+    ),
     option!("person.proportion", Integer, Some("1"), "Persons in each round of events."),
     option!("auction.proportion", Integer, Some("3"), "Auctions in each round of events."),
     option!("bid.proportion", Integer, Some("46"), "Bids in each round of events."),
@@ -73,6 +94,8 @@ const OPTIONS: &[OptionSpec] = &[
     option!("seed", Integer, Some("0"), "What everything random follows from: the same seed gives the same events."),
 ];
 
+/// What `rate.shape` may be.
+const RATE_SHAPES: &[&str] = &["SQUARE", "SINE"];
 /// Events of a block; a core makes whole blocks, rounded down to whole rounds.
 const BLOCK_EVENTS: u64 = 8000;
 /// The most rows of a batch.
@@ -106,6 +129,16 @@ fn plan(table: &TableSpec<'_>) -> Result<SourceRef> {
     if events_num > events_max {
         return Err(options.invalid("events.num", format!("must be at most {events_max}: event time ends there")));
     }
+    // -1 is Flink's "never".
+    let stop_at = options.parsed("stop-at", "a number of events, or -1", |v| v.parse::<i64>().ok().filter(|n| *n >= -1))?;
+    let stop_at = stop_at.and_then(|n| u64::try_from(n).ok());
+    if stop_at.is_some_and(|n| n > events_max) {
+        return Err(options.invalid("stop-at", format!("must be at most {events_max}: event time ends there")));
+    }
+    let events_num = match ((events_num > 0).then_some(events_num), stop_at) {
+        (Some(all), Some(some)) => Some(all.min(some)),
+        (all, some) => all.or(some),
+    };
     let size = |key, default| {
         Ok::<_, Diagnostic>(match options.bytes(key)? {
             Some(bytes) if bytes > AVERAGE_BYTES_MAX => {
@@ -133,7 +166,8 @@ fn plan(table: &TableSpec<'_>) -> Result<SourceRef> {
         columns: columns.into(),
         generator: Arc::new(Generator::new(shape)),
         kinds: [true; 3],
-        events_num: (events_num > 0).then_some(events_num),
+        events_num,
+        keep_alive: options.bool("keep-alive")?.unwrap_or(false),
         events_max,
         paced_rate: limited.or(unlimited.map(|u| !u)).unwrap_or(false).then_some(rate),
     }))
@@ -155,6 +189,9 @@ fn timeline(options: &Options) -> Result<Timeline> {
             .hint("rates that change over time are not supported: give both options the same value"));
     }
     let expected = "a timestamp such as '2024-01-01 00:00:00', ms since 1970, or now, between the years 1 and 9999";
+    // Between equal rates there is nothing to shape; the values are checked all the same.
+    options.choice("rate.shape", RATE_SHAPES)?;
+    options.duration("rate.period")?;
     let start_ms = options.parsed("start-time", expected, parse_start_ms)?.unwrap_or(1_704_067_200_000);
     Ok(Timeline { start_ms, rate, proportions })
 }
@@ -196,6 +233,8 @@ struct NexmarkSource {
     kinds: [bool; 3],
     /// How many events there are; `None`: no end is wanted.
     events_num: Option<u64>,
+    /// Whether the source goes on, without rows, after the last event.
+    keep_alive: bool,
     /// How many there can be.
     events_max: u64,
     /// Events a second by the wall clock; `None`: as fast as they can be made.
@@ -224,7 +263,7 @@ impl Source for NexmarkSource {
     }
 
     fn is_bounded(&self) -> bool {
-        self.events_num.is_some()
+        self.events_num.is_some() && !self.keep_alive
     }
 
     fn is_append_only(&self) -> bool {

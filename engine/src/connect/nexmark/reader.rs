@@ -85,6 +85,9 @@ impl SourceReader for NexmarkReader {
             if self.source.events_num.is_none() {
                 return Err(Diagnostic::new(Code::Overflow, format!("event time ends: there is none for event {limit}")));
             }
+            if self.source.keep_alive {
+                return Ok(SourcePoll::Idle);
+            }
             self.progress = Progress::Finished;
             out.push(SourceEvent::SplitFinished(self.split));
             return Ok(SourcePoll::Finished);

@@ -18,6 +18,7 @@ use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, NodeId};
 use crate::key::{KeyCodec, Keys};
 use crate::operators::{EpochMark, OpCx, Operator, Output, PORT_MAIN, Port, Progress, SLICE_ROWS};
+use crate::sql::types::data_type_name;
 
 /// A grouping as the planner sees it.
 #[derive(Clone, Debug)]
@@ -273,7 +274,7 @@ impl GroupAggregate {
         }
         Rejected {
             code: Code::Overflow,
-            message: format!("`{}` is out of the range of {}", result.name(), result.data_type()),
+            message: format!("`{}` is out of the range of {}", result.name(), data_type_name(result.data_type())),
             origin: node.to_owned(),
             position: None,
             raw,

@@ -18,6 +18,7 @@ use crate::error::{Code, Result};
 use crate::key::Keys;
 use crate::operators::aggregate::group::same_rows;
 use crate::operators::{EpochMark, OpCx, Output, PORT_MAIN, Progress, SLICE_ROWS};
+use crate::sql::types::data_type_name;
 
 /// What an action costs besides its rows, so that a call ends among very many small windows too.
 const ACTION_ROWS: usize = 32;
@@ -454,13 +455,15 @@ impl WindowAggregate {
         let show = |column: &ArrayRef, row: usize| array_value_to_string(column, row).unwrap_or_else(|_| "?".into());
         let mut raw = format!("window [{}, {})", show(&start, 0), show(&end, 0));
         for (field, key) in self.schema.fields().iter().zip(keys) {
-            raw.push_str(&format!(", {} = {}", field.name(), show(key, row)));
+            // The planner's own names are told to nobody.
+            let name = if field.name().starts_with("__") { String::new() } else { format!("{} = ", field.name()) };
+            raw.push_str(&format!(", {name}{}", show(key, row)));
         }
         if raw.len() > Rejected::RAW_BYTES_MAX {
             let end = (0..=Rejected::RAW_BYTES_MAX).rev().find(|i| raw.is_char_boundary(*i)).unwrap_or(0);
             raw.truncate(end);
         }
-        let message = format!("`{}` is out of the range of {}", result.name(), result.data_type());
+        let message = format!("`{}` is out of the range of {}", result.name(), data_type_name(result.data_type()));
         Rejected { code: Code::Overflow, message, origin: node.to_owned(), position: None, raw }
     }
 }

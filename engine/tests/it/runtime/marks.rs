@@ -219,6 +219,37 @@ fn sources_of_a_drift_group_wait_for_each_other() {
 }
 
 #[test]
+fn a_split_that_runs_ahead_of_the_slowest_is_paused_and_the_others_go_on() {
+    for ring in [Ring::Core, Ring::Io] {
+        for is_aligned in [true, false] {
+            let mut build = Build::default();
+            let max_drift = is_aligned.then(|| ("g".to_owned(), 50));
+            let spec = WatermarkSpec { max_drift, ..watermark() };
+            let steps = |step: i64| (0..100i64).map(|i| timed(&[(step, Some(i * step))])).collect::<Vec<_>>();
+            let splits = Script { ring, ..script(vec![steps(10), steps(1)]) };
+            let source = build.source("both", splits, Some(spec));
+            let seen = witness(&mut build, vec![source], false);
+            ended(&Job::start(build.graph, options(1))).unwrap();
+            let (mut at_fast, mut at_slow, mut lead) = (0, 0, 0);
+            for one in seen.lock().unwrap().iter() {
+                let Seen::Rows { rows, .. } = one else { continue };
+                for (step, time) in rows {
+                    let at = if *step == 10 { &mut at_fast } else { &mut at_slow };
+                    *at = time.unwrap().max(*at);
+                    if at_slow < 99 {
+                        lead = lead.max(at_fast - at_slow);
+                    }
+                }
+            }
+            assert_eq!((at_fast, at_slow), (990, 99));
+            // A row is on its way when the split is held: one poll on the core, a few from a thread.
+            let on_the_way = if ring == Ring::Core { 20 } else { 60 };
+            assert_eq!(is_aligned, lead <= 50 + on_the_way, "{ring:?}: {lead} ahead");
+        }
+    }
+}
+
+#[test]
 fn a_time_column_of_another_type_is_our_bug_not_a_panic() {
     let mut build = Build::default();
     let a = build.source(

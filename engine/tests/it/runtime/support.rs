@@ -118,7 +118,8 @@ impl Source for Script {
         let mine = self.splits.iter().enumerate().filter(|(i, _)| i % init.cores == init.core.0 as usize);
         let splits: Vec<(SplitId, VecDeque<Act>)> =
             mine.map(|(i, acts)| (SplitId(i as u32), acts.iter().cloned().collect())).collect();
-        Ok(Box::new(ScriptReader { splits, opened: false, next: 0, stays: self.stays, taken: self.taken.clone() }))
+        let (stays, taken) = (self.stays, self.taken.clone());
+        Ok(Box::new(ScriptReader { splits, opened: false, next: 0, stays, taken, held: Vec::new() }))
     }
 }
 
@@ -128,9 +129,14 @@ struct ScriptReader {
     next: usize,
     stays: bool,
     taken: Arc<AtomicUsize>,
+    held: Vec<SplitId>,
 }
 
 impl SourceReader for ScriptReader {
+    fn hold(&mut self, splits: &[SplitId]) {
+        self.held = splits.to_vec();
+    }
+
     fn poll(&mut self, _rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         if !std::mem::replace(&mut self.opened, true) {
             out.extend(self.splits.iter().map(|(split, _)| SourceEvent::SplitOpened(*split)));
@@ -138,7 +144,12 @@ impl SourceReader for ScriptReader {
         if self.splits.is_empty() {
             return Ok(if self.stays { SourcePoll::Idle } else { SourcePoll::Finished });
         }
-        self.next = (self.next + 1) % self.splits.len();
+        let count = self.splits.len();
+        let places = (1..=count).map(|step| (self.next + step) % count);
+        let Some(next) = places.into_iter().find(|at| !self.held.contains(&self.splits[*at].0)) else {
+            return Ok(SourcePoll::Idle);
+        };
+        self.next = next;
         let (split, acts) = &mut self.splits[self.next];
         let split = *split;
         let mut batch =
