@@ -203,10 +203,10 @@ impl<'t> Builder<'t> {
             LogicalPlan::Subquery(_) => {
                 Err(self.unsupported(Code::UnsupportedJoin, "subqueries can't be run yet", "joins come next"))
             }
-            other => Err(self.unsupported(
+            _ => Err(self.unsupported(
                 Code::Unsupported,
-                &format!("this statement can't be run ({})", other.display()),
-                "see the SQL reference for what can",
+                "a part of this statement can't be run",
+                "docs/guide/sql.md says what a query may be made of",
             )),
         }
     }

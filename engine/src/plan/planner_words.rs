@@ -64,8 +64,26 @@ fn function(text: &str, line: &str) -> Option<Diagnostic> {
             format!("there is no window function `{name}`, and OVER can't be run yet"),
         ));
     }
-    if let Some(name) = between(line, "Function ", " not found").or_else(|| between(line, "Table Functions ", " supported")) {
+    if let Some(name) = line.strip_prefix("Function ").and_then(|rest| rest.strip_suffix(" not found")) {
         return Some(wrong(format!("there is no function `{}`", name.trim_matches('\''))));
+    }
+    if line.contains("Table Functions are not supported") || line.contains("table function") {
+        return Some(
+            Diagnostic::new(Code::UnknownFunction, "there is no such table function")
+                .hint("there are TUMBLE, HOP, CUMULATE and UNNEST"),
+        );
+    }
+    if line.starts_with("Substring without") {
+        return Some(wrong("substring needs to know where it begins: substring(text, start, length)".to_owned()));
+    }
+    // What our own functions say of themselves stands inside of the planner's sentence.
+    if let Some((before, hint)) = line.split_once(" can't be called so (") {
+        let call = before.rsplit(": ").next().unwrap_or(before);
+        let hint = hint.split_once("). ").map_or(hint, |(hint, _)| hint).trim_end_matches(')');
+        return Some(Diagnostic::new(Code::UnknownFunction, format!("{call} can't be called so")).hint(hint.to_owned()));
+    }
+    if let Some((_, inner)) = line.split_once("failed to match any signature, errors: ") {
+        return Some(told(inner.split(",Error during planning: ").next().unwrap_or(inner)));
     }
     if let Some(call) = between(line, "given name and argument types '", "'") {
         return Some(wrong(format!("no function is called in this way: {call}")));
@@ -117,7 +135,9 @@ fn operator(line: &str) -> Option<Diagnostic> {
     }
     if line.starts_with("Cannot infer common") || line.starts_with("Cannot get result type for") {
         let what = line.split_once("operation ").map_or(line, |(_, what)| what);
-        return Some(meaningless(what.split(": ").next().unwrap_or(what)));
+        // The reason that Arrow gives stands behind it.
+        let reason = what.find(": Invalid").or_else(|| what.find(": Cast")).or_else(|| what.find(": Compute"));
+        return Some(meaningless(reason.map_or(what, |at| &what[..at])));
     }
     if let Some((_, of)) = line.split_once("There isn't a common type to coerce ") {
         let of = of.trim_end_matches(" expression");
@@ -141,7 +161,7 @@ fn operator(line: &str) -> Option<Diagnostic> {
         "requires boolean",
         "can not find compatible types",
         "cannot find compatible types",
-        "only supports numeric",
+        "unary operator",
         "negation only supports",
         "inconsistent data type",
         "temporal operation",

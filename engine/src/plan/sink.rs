@@ -191,10 +191,10 @@ pub(super) fn fit(builder: &mut Builder<'_>, stream: Stream, target: &Target, co
                         "column {} of the query (`{}`, {}) does not fit `{}`.`{}`, {}",
                         from + 1,
                         have.name(),
-                        have.data_type(),
+                        data_type_name(have.data_type()),
                         target.name,
                         field.name(),
-                        field.data_type()
+                        data_type_name(field.data_type())
                     ),
                 )
                 .at(span)

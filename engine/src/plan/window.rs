@@ -260,7 +260,8 @@ pub(super) fn aggregate(
     };
 
     // Late rows keep the names of the input's columns, which would stand there twice.
-    let columns = with_names(placed.base.as_arrow(), if emission.wants_late { &[] } else { &key_names });
+    let names: &[String] = if emission.wants_late { &[] } else { &key_names };
+    let columns = with_names(placed.base.as_arrow(), names);
     let shows_open = emission.mode.shows_open_windows();
     let plan = WindowPlan {
         input: columns.clone(),

@@ -55,8 +55,11 @@ fn mode(parser: &mut Parser<'_>) -> Parsed<EmitMode> {
         return Ok(EmitMode::Every(length(parser)?));
     }
     let first = parser.peek_token();
-    let error = Diagnostic::new(Code::Syntax, format!("`{}` says no way to emit", format!("EMIT {first}").trim_end()))
-        .at(next_span(parser));
+    let error = Diagnostic::new(
+        Code::Syntax,
+        format!("`{}` says no way to emit", format!("EMIT {first}").trim_end_matches("EOF").trim_end()),
+    )
+    .at(next_span(parser));
     let hint = "the ways are EMIT ON WINDOW CLOSE, EMIT ON UPDATE, EMIT AFTER WATERMARK, EMIT CHANGES and EMIT EVERY interval";
     Err(match closest(&first.to_string(), ["CHANGES", "AFTER", "EVERY"]) {
         Some(near) => error.hint(format!("did you mean EMIT {near}? {hint}")),

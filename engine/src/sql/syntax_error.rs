@@ -75,7 +75,10 @@ pub(super) fn diagnose(error: &ParserError, tokens: &[TokenWithSpan], span: Span
         Some(index) => span_of(tokens[index].span).unwrap_or(span),
         None => offset.map_or(Span { start: span.end, end: span.end }, |offset| Span { start: offset, end: offset + 1 }),
     };
-    let expected = message.strip_prefix("Expected: ").and_then(|rest| rest.rsplit_once(", found: "));
+    let expected = message
+        .strip_prefix("Expected: ")
+        .or_else(|| message.strip_prefix("Expected "))
+        .and_then(|rest| rest.rsplit_once(", found: "));
     let sentence = match expected {
         Some((expected, "EOF")) => format!("the statement ends where {} should follow", expected_words(expected)),
         Some((expected, found)) => format!("{} should stand here, not {}", expected_words(expected), quoted(found)),

@@ -118,3 +118,104 @@ fn mistakes_of_the_user_are_not_told_as_ours() {
         refused(&format!("{T}{sql};"), code);
     }
 }
+
+/// A folder with the files, and the WITH of a table that reads one of them.
+fn files(of: &[(&str, &[u8])]) -> (tempfile::TempDir, impl Fn(&str, &str) -> String + use<>) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in of {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let path = folder.path().display().to_string();
+    (folder, move |name: &str, more: &str| format!("WITH ('connector' = 'filesystem', 'path' = '{path}/{name}', {more})"))
+}
+
+#[test]
+fn a_not_null_column_of_which_only_is_null_is_asked_is_checked_all_the_same() {
+    let (_folder, with) = files(&[("a.json", b"{\"id\": 1}\n{\"id\": null}\n{\"other\": 3}\n")]);
+    let table =
+        |more: &str| format!("CREATE TABLE f (id BIGINT NOT NULL) {};\n", with("a.json", &format!("'format' = 'json'{more}")));
+    for query in [
+        "SELECT count(*) AS n FROM f WHERE id IS NULL",
+        "SELECT count(*) AS n FROM f WHERE id IS NOT NULL",
+        "SELECT id IS NULL AS is_null FROM f",
+        "SELECT count(*) AS n FROM (SELECT id AS x FROM f) AS y WHERE x IS NULL",
+    ] {
+        let outcome = tiderace_with(&["run", "-"], &format!("{}{query};", table("")));
+        assert_eq!(outcome.exit, 3, "{query}\n{}", outcome.notes);
+        assert!(outcome.notes.contains("TR-3103"), "{query}\n{}", outcome.notes);
+    }
+    let skipped = format!("{}SELECT count(*) AS n FROM f WHERE id IS NOT NULL;", table(", 'on_error' = 'skip'"));
+    assert!(printed(&skipped).iter().any(|row| row.contains("| 1 |") || row.split(' ').any(|cell| cell == "1")), "{skipped}");
+}
+
+#[test]
+fn nexmark_stops_at_an_event_and_may_stay_open() {
+    let table = |more: &str| format!("CREATE TABLE x (event_type INT) WITH ('connector' = 'nexmark'{more});\n");
+    let count = |more: &str| printed(&format!("{}SELECT count(*) AS n FROM x;", table(more)));
+    let of_flink = ", 'events.num' = '5000', 'stop-at' = '-1', 'keep-alive' = 'false', 'max-emit-speed' = 'true', \
+                    'rate.shape' = 'SINE', 'rate.period' = '10 min', 'rate.limited' = 'false', 'next-event.rate' = '10000'";
+    assert!(count(of_flink).iter().any(|row| row.contains("5000")));
+    assert!(count(", 'events.num' = '5000', 'stop-at' = '1200'").iter().any(|row| row.contains("1200")));
+    assert!(count(", 'stop-at' = '700'").iter().any(|row| row.contains("700")));
+    let explained = tiderace_with(
+        &["check", "-"],
+        &format!("{}SELECT count(*) AS n FROM x;", table(", 'stop-at' = '7', 'keep-alive' = 'true'")),
+    );
+    assert_eq!(explained.exit, 0, "{}", explained.notes);
+}
+
+#[test]
+fn options_of_the_watermark_are_listed_and_taken() {
+    let listed = super::tiderace(&["connectors", "nexmark"]);
+    for key in ["scan.watermark.idle-timeout", "scan.watermark.alignment.max-drift", "scan.watermark.alignment.group", "on_error"]
+    {
+        assert!(listed.rows.contains(&format!("'{key}'")), "{key}\n{}", listed.rows);
+    }
+    let table = "CREATE TABLE x (n BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH ('connector' = 'datagen', 'number-of-rows' = '50', \
+                 'rows-per-second' = '0', 'scan.watermark.idle-timeout' = '5 s', 'scan.watermark.alignment.max-drift' = '1 min', \
+                 'scan.watermark.alignment.group' = 'g');\n";
+    assert!(printed(&format!("{table}SELECT count(*) AS n FROM x;")).iter().any(|row| row.contains("50")));
+}
+
+#[test]
+fn damaged_files_lose_nothing_else_and_are_counted_by_name_and_line() {
+    let dirty = |name: &str| std::fs::read(super::root().join("engine/tests/data/dirty").join(name)).unwrap();
+    let (cut_gz, cut_zst) = (dirty("truncated.json.gz"), dirty("truncated.json.zst"));
+    let good: &[u8] = b"{\"id\": -7}\r\n{\"id\": -8}";
+    let (_folder, with) = files(&[("a.json.gz", &cut_gz), ("b.json.zst", &cut_zst), ("good.json", good), ("empty.json", b"")]);
+    let tables = |on_error: &str| {
+        format!(
+            "CREATE TABLE f (id BIGINT) {};\n\
+             CREATE TABLE bad (origin STRING, `position` BIGINT, code STRING, message STRING) WITH ('connector' = 'print', 'standard-error' = 'true');\n\
+             CREATE TABLE o (id BIGINT) WITH ('connector' = 'print');\n",
+            with("*.json*", &format!("'format' = 'json', 'on_error' = '{on_error}'"))
+        )
+    };
+    let run = |on_error: &str| tiderace_with(&["run", "-"], &format!("{}INSERT INTO o SELECT id FROM f;", tables(on_error)));
+    let failed = run("fail");
+    assert_eq!(failed.exit, 3, "{}", failed.notes);
+    assert!(failed.notes.contains("TR-3107") && failed.notes.contains(".json."), "{}", failed.notes);
+    let skipped = run("skip");
+    assert_eq!(skipped.exit, 0, "{}", skipped.notes);
+    assert!(skipped.notes.contains("TR-3107"), "it is counted: {}", skipped.notes);
+    let kept = run("dead_letter(bad)");
+    assert_eq!(kept.exit, 0, "{}", kept.notes);
+    for name in ["a.json.gz", "b.json.zst"] {
+        let told = kept.notes.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {}", kept.notes));
+        assert!(told.contains("TR-3107"), "{told}");
+    }
+    let rows = kept.rows.lines().count();
+    assert!(rows > 200, "what stood before the damage is read: {rows} rows");
+    assert!(kept.rows.contains("-7") && kept.rows.contains("-8"), "the other file is read");
+    assert_eq!(rows, skipped.rows.lines().count());
+}
+
+#[test]
+fn streams_that_are_dropped_do_not_run() {
+    let sql =
+        format!("{T}CREATE MATERIALIZED VIEW m AS SELECT count(*) AS c FROM t; DROP MATERIALIZED VIEW m; SELECT id FROM t;");
+    let outcome = tiderace_with(&["run", "-"], &sql);
+    assert_eq!(outcome.exit, 0, "{}", outcome.notes);
+    let asked = tiderace_with(&["run", "-", "--query", "SELECT c FROM m"], &sql);
+    assert_ne!(asked.exit, 0, "{}", asked.rows);
+}

@@ -72,6 +72,7 @@ const CASES: &[(Code, Reach)] = &[
     (Code::UnboundVariable, Plan("SELECT '${nothing}' AS a FROM t")),
     (Code::NothingToRun, Plan("SET 'on_error' = 'skip'")),
     (Code::NotGrouped, Plan("SELECT k, id, count(*) FROM t GROUP BY k")),
+    (Code::StillInUse, Plan("CREATE VIEW w AS SELECT id FROM t; DROP TABLE t")),
     (Code::Unsupported, Plan("UPDATE t SET id = 1")),
     (Code::UnsupportedJoin, Plan("SELECT t.id FROM t JOIN plain ON t.id = plain.id")),
     (

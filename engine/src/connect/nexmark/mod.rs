@@ -52,7 +52,7 @@ macro_rules! option {
 
 const OPTIONS: &[OptionSpec] = &[
     option!("events.num", Integer, Some("0"), "How many events there are in all; 0: without end."),
-    option!("stop-at", Integer, None, "Stop after so many events, if that is fewer than `events.num`; -1: don't."),
+    option!("stop-at", Integer, Some("-1"), "Stop after so many events, if that is fewer than `events.num`; -1: don't."),
     option!(
         "keep-alive",
         Bool,

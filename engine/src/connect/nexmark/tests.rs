@@ -423,7 +423,6 @@ fn bad_options_are_refused_by_name() {
 fn every_option_is_read_and_others_are_unknown() {
     let all: Vec<_> = OPTIONS.iter().map(|o| (o.key, o.default.unwrap_or("10000"))).collect();
     let given = options(&all);
-    let known: Vec<_> = OPTIONS.iter().map(|o| o.key).collect();
     let table = |options| TableSpec {
         name: "events",
         schema: full_schema(),
@@ -435,7 +434,7 @@ fn every_option_is_read_and_others_are_unknown() {
     };
     // The documented defaults are the defaults.
     let source = plan(&table(&given)).unwrap();
-    assert_eq!(given.finish(&known), Ok(()));
+    assert_eq!(given.finish(OPTIONS), Ok(()));
     let mut pairs = all.clone();
     pairs.retain(|(key, _)| *key != "events.num");
     pairs.push(("events.num", "3000"));
@@ -443,10 +442,30 @@ fn every_option_is_read_and_others_are_unknown() {
     assert!(explicit == lines(&read(&super::tests::source(&[("events.num", "3000")]), 1, 8192).0));
     assert!(!source.is_bounded());
 
-    let strange = options(&[("rate.shape", "SINE")]);
+    let strange = options(&[("rate.form", "SINE")]);
     plan(&table(&strange)).unwrap();
-    let errors = strange.finish(&known).unwrap_err();
+    let errors = strange.finish(OPTIONS).unwrap_err();
     assert_eq!((errors.len(), errors[0].code), (1, Code::UnknownOption));
+}
+
+#[test]
+fn the_stream_stops_at_an_event_and_stays_open_when_it_is_kept_alive() {
+    let events = |pairs: &[(&str, &str)]| source_of(full_schema(), pairs).unwrap();
+    let rows = |source: &SourceRef| read(source, 1, 8192).0.iter().map(RecordBatch::num_rows).sum::<usize>();
+    assert_eq!(rows(&events(&[("events.num", "3000"), ("stop-at", "-1")])), 3000);
+    assert_eq!(rows(&events(&[("events.num", "3000"), ("stop-at", "1234")])), 1234);
+    assert_eq!(rows(&events(&[("stop-at", "77")])), 77);
+    for wrong in ["-2", "many", "1.5"] {
+        assert_eq!(source_of(full_schema(), &[("stop-at", wrong)]).unwrap_err().code, Code::InvalidOption);
+    }
+    let kept = events(&[("stop-at", "100"), ("keep-alive", "true")]);
+    assert!(!kept.is_bounded());
+    let mut reader = kept.open(CoreInit { core: CoreId(0), cores: 1 }).unwrap();
+    let mut out = Vec::new();
+    while reader.poll(8192, &mut out).unwrap() == SourcePoll::More {}
+    let count: usize = out.iter().map(|event| if let SourceEvent::Rows(batch) = event { batch.rows.num_rows() } else { 0 }).sum();
+    assert_eq!((count, reader.poll(8192, &mut out).unwrap()), (100, SourcePoll::Idle));
+    assert!(!out.iter().any(|event| matches!(event, SourceEvent::SplitFinished(_))));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::ScalarValue;
 
 use crate::error::{Code, Diagnostic, Result};
+use crate::sql::types::data_type_name;
 
 /// An aggregate function. All ignore NULL arguments but `count(*)`, `array_agg`, `first_value`, `last_value` (which can be told to).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,7 +93,7 @@ impl AggregateFunction {
     pub fn return_type(self, arguments: &[DataType]) -> Result<DataType> {
         let arguments: Vec<&DataType> = arguments.iter().map(plain).collect();
         let refuse = || {
-            let types: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+            let types: Vec<String> = arguments.iter().map(|argument| data_type_name(argument)).collect();
             Diagnostic::new(Code::TypeMismatch, format!("`{}({})` does not exist", self.name(), types.join(", ")))
                 .hint("cast the arguments to types that the function takes")
         };
