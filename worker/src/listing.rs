@@ -126,10 +126,9 @@ fn all_functions() -> Vec<Listed> {
     let aggregate = AggregateFunction::NAMES.iter().map(|(function, names)| Listed {
         family: "aggregate".to_owned(),
         name: function.name().to_owned(),
-        signature: format!("{}(…)", function.name()),
+        signature: function.usage().0.to_owned(),
         aliases: names[1..].iter().map(|n| (*n).to_owned()).collect(),
-        doc: if function.retracts() { "Over rows that are added and taken back." } else { "Over rows that are only added." }
-            .to_owned(),
+        doc: function.usage().1.to_owned(),
     });
     let mut all: Vec<_> = scalar.chain(aggregate).collect();
     all.sort_by(|a, b| (&a.family, &a.name).cmp(&(&b.family, &b.name)));

@@ -83,6 +83,55 @@ impl AggregateFunction {
         Self::NAMES.iter().find(|(f, _)| *f == self).map_or("?", |(_, names)| names[0])
     }
 
+    /// How it is called, and what it gives: for the list of functions.
+    #[must_use]
+    pub fn usage(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Count => (
+                "count(*), count(x)",
+                "How many rows, or rows where `x` is not NULL: `count(DISTINCT user_id) FILTER (WHERE price > 100)`.",
+            ),
+            Self::Sum => (
+                "sum(x)",
+                "The sum. Whole numbers give BIGINT, DECIMAL(p, s) gives DECIMAL(38, s), both checked: what does not fit is an error. NULL over nothing.",
+            ),
+            Self::Avg => {
+                ("avg(x)", "The average; over whole numbers and decimals a DECIMAL, over floats a DOUBLE. NULL over nothing.")
+            }
+            Self::Min => ("min(x)", "The least value; strings compare as bytes."),
+            Self::Max => ("max(x)", "The greatest value."),
+            Self::VarPop => ("var_pop(x)", "The variance of a whole population, as DOUBLE."),
+            Self::VarSamp => ("var_samp(x)", "The variance of a sample, as DOUBLE; NULL below two values."),
+            Self::StddevPop => ("stddev_pop(x)", "The standard deviation of a whole population, as DOUBLE."),
+            Self::StddevSamp => ("stddev_samp(x)", "The standard deviation of a sample, as DOUBLE; NULL below two values."),
+            Self::BoolAnd => ("bool_and(condition)", "Whether all are true."),
+            Self::BoolOr => ("bool_or(condition)", "Whether any is true."),
+            Self::FirstValue => (
+                "first_value(x ORDER BY y)",
+                "`x` of the first row by `y`; without ORDER BY the least `x`, as rows have no order of arrival. IGNORE NULLS may follow.",
+            ),
+            Self::LastValue => ("last_value(x ORDER BY y)", "`x` of the last row by `y`; without ORDER BY the greatest `x`."),
+            Self::ArrayAgg => (
+                "array_agg(x ORDER BY y)",
+                "All values as an ARRAY, by `y`, then by `x` itself. The state of a group is as large as its values.",
+            ),
+            Self::StringAgg => (
+                "string_agg(x, ', ' ORDER BY y)",
+                "All values that are not NULL as one text, with the separator between; `listagg(x)` separates by commas.",
+            ),
+            Self::ApproxDistinct => (
+                "approx_distinct(x)",
+                "About how many different values, with a standard error of 1.6 %, in 4 KiB a group. Only over rows that are added, never taken back.",
+            ),
+            Self::ArgMin => {
+                ("arg_min(x, y)", "`x` where `y` is least: `arg_min(bidder, price)`. Rows where `y` is NULL do not count.")
+            }
+            Self::ArgMax => {
+                ("arg_max(x, y)", "`x` where `y` is greatest: `arg_max(status, changed_at)` is the last status of a key.")
+            }
+        }
+    }
+
     /// Whether it can take rows back.
     #[must_use]
     pub fn retracts(self) -> bool {
