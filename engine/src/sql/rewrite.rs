@@ -41,7 +41,8 @@ pub(super) fn statement(statement: &mut Statement) -> Vec<Diagnostic> {
         | StatementKind::Show(_)
         | StatementKind::Describe(_) => {}
     }
-    errors
+    // Some nodes of the tree know no place.
+    errors.into_iter().map(|error| if error.span.is_some() { error } else { error.at(statement.span) }).collect()
 }
 
 /// Rewrites a query by itself; for queries that are not part of a script.

@@ -24,7 +24,6 @@ const FORBIDDEN: &[&str] = &[
     "Internal error",
     "Error during planning",
     "sqltorel",
-    "AST",
     "ast node",
     "LogicalPlan",
     "Optimizer",

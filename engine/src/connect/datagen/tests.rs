@@ -36,10 +36,15 @@ fn all_types() -> SchemaRef {
 }
 
 fn planned(schema: SchemaRef, pairs: &[(&str, &str)]) -> Result<SourceRef> {
+    planned_of(schema.clone(), schema, pairs)
+}
+
+/// A source of a table with the columns `physical`, of which the plan needs those of `schema`.
+fn planned_of(schema: SchemaRef, physical: SchemaRef, pairs: &[(&str, &str)]) -> Result<SourceRef> {
     let options = Options::new(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned(), None)));
     let table = TableSpec {
         name: "t",
-        physical: schema.clone(),
+        physical,
         schema,
         metadata: vec![],
         primary_key: vec![],
@@ -154,7 +159,7 @@ fn a_sequence_counts_and_ends_the_source_even_when_it_is_not_read() {
     let mut ids = read(&source, 3, 1000).column(0).as_primitive::<Int64Type>().values().to_vec();
     ids.sort_unstable();
     assert_eq!(ids, (-5..9995).collect::<Vec<_>>());
-    let other = planned(schema(&["flag"]), &pairs).unwrap();
+    let other = planned_of(schema(&["flag"]), all_types(), &pairs).unwrap();
     assert_eq!(other.rows_hint(), Some(10_000));
     let mut fewer = pairs.to_vec();
     fewer.push(("number-of-rows", "7"));
@@ -210,7 +215,7 @@ fn bad_options_and_types_are_refused_by_name() {
             "fields.money.max",
             "123456789.01",
             Code::InvalidOption,
-            "option 'fields.money.max' must be a number of type Decimal128(10, 2), not '123456789.01'",
+            "option 'fields.money.max' must be a number of type DECIMAL(10, 2), not '123456789.01'",
         ),
         ("fields.big.null-rate", "1.5", Code::InvalidOption, "option 'fields.big.null-rate' must be between 0 and 1"),
         ("fields.text.length", "9999999", Code::InvalidOption, "option 'fields.text.length' must be at most 1048576"),

@@ -16,7 +16,7 @@ use crate::connect::{
     SourceRef, TableSpec,
 };
 use crate::error::{Code, Result};
-use crate::ids::{CoreId, Epoch};
+use crate::ids::{CoreId, Epoch, SplitId};
 use crate::operators::Watermark;
 
 fn table() -> SchemaRef {
@@ -362,7 +362,7 @@ fn a_held_file_waits_while_others_are_read_and_goes_on_where_it_was() {
     let source = Table::new(&table(), &[("path", &path), ("format", "json")]).source().unwrap();
     let mut reader = source.open(CoreInit { core: CoreId(0), cores: 1 }).unwrap();
     let mut read = [0usize; 3];
-    let mut poll = |reader: &mut Box<dyn SourceReader>, read: &mut [usize; 3]| {
+    let poll = |reader: &mut Box<dyn SourceReader>, read: &mut [usize; 3]| {
         let mut events = Vec::new();
         let answer = reader.poll(100, &mut events).unwrap();
         let mut splits = Vec::new();
