@@ -228,7 +228,7 @@ fn whole(seed: u64) -> u64 {
 fn compaction_growth_and_eviction_survive_a_crash_at_every_operation() {
     let tally = Tally::default();
     let base = setting("TIDERACE_CRASH_SEED", 1);
-    for seed in base..base + setting("TIDERACE_CRASH_ROUNDS", 2).min(500) {
+    for seed in base..base + setting("TIDERACE_CRASH_ROUNDS", 12).min(500) {
         let operations = whole(seed);
         for at in 0..operations {
             let (device, mut history) = (Shared::new(SimDevice::new(seed)), History::default());
@@ -253,5 +253,5 @@ fn compaction_growth_and_eviction_survive_a_crash_at_every_operation() {
             }
         }
     }
-    tally.finish("compaction", if base == 1 { 1000 } else { 0 });
+    tally.finish("compaction", if base == 1 { 5000 } else { 0 });
 }
