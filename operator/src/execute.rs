@@ -19,6 +19,10 @@ use crate::render::{Plan, Scale};
 /// Revisions whose ConfigMaps are kept besides those in use.
 const REVISIONS_KEPT: usize = 3;
 
+/// Settings that a manifest may ask for or not, by the name of the job.
+pub(crate) const OPTIONAL_KINDS: [(&str, &str); 3] =
+    [("networking.k8s.io/v1", "NetworkPolicy"), ("policy/v1", "PodDisruptionBudget"), ("monitoring.coreos.com/v1", "PodMonitor")];
+
 /// Why a pass ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
@@ -266,11 +270,7 @@ impl Context {
     /// Settings that the manifest asked for once and asks for no more.
     async fn drop_unwanted(&self, job: &Job, plan: &Plan<'_>) -> Result<(), ExecuteError> {
         let wanted = plan.settings(&job.spec);
-        for (api_version, kind) in [
-            ("networking.k8s.io/v1", "NetworkPolicy"),
-            ("policy/v1", "PodDisruptionBudget"),
-            ("monitoring.coreos.com/v1", "PodMonitor"),
-        ] {
+        for (api_version, kind) in OPTIONAL_KINDS {
             if wanted.iter().any(|object| object["kind"] == kind) {
                 continue;
             }

@@ -17,6 +17,7 @@ use tiderace_crds::{DesiredState, MemorySize, StreamingJobStatus, UpgradeMode};
 use crate::certificates::{self, Contents};
 use crate::context::{Context, StatementsVersion};
 use crate::decide::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Trouble, Worker};
+use crate::execute::OPTIONAL_KINDS;
 use crate::names::{self, EPOCH_LABEL, JOB_LABEL, RENDERED_ANNOTATION, REVISION_ANNOTATION};
 use crate::pod_facts;
 use crate::render::Plan;
@@ -398,6 +399,19 @@ impl Context {
             let hash = found.metadata.annotations.as_ref().and_then(|a| a.get(RENDERED_ANNOTATION));
             current &=
                 hash.map(String::as_str) == object.pointer("/metadata/annotations").and_then(|a| a[RENDERED_ANNOTATION].as_str());
+        }
+        // What the manifest asked for once and asks for no more.
+        for (api_version, kind) in OPTIONAL_KINDS {
+            if !current || wanted.iter().any(|object| object["kind"] == kind) {
+                continue;
+            }
+            match self.api(api_version, kind, &job.namespace).get_metadata_opt(&job.name).await {
+                Ok(Some(found)) => current &= foreign_metadata(&found.metadata, kind, &job.uid).is_some(),
+                Ok(None) => {}
+                // Not a kind of this cluster, or none that this operator may see.
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {}
+                Err(error) => return Err(error),
+            }
         }
         if let Some(deployed) = &status.deployed {
             let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &job.namespace);

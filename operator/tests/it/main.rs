@@ -291,6 +291,12 @@ async fn rights_cover_what_is_asked() {
     world.until_ready("Running").await;
     world.change(json!({"networkPolicy": {"mode": "Disabled"}, "podDisruptionBudget": {"enabled": false}, "monitoring": {}}));
     world.until_ready("Running").await;
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    for kind in ["networkpolicies.networking", "poddisruptionbudgets.policy", "podmonitors.monitoring"] {
+        assert!(world.server.names(kind).is_empty(), "{kind} that nobody asks for any more");
+    }
     world.server.delete(JOBS, "orders");
     world.until("gone", |server| server.get(JOBS, "orders").is_none()).await;
     let state = world.server.state();
