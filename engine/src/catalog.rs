@@ -624,7 +624,7 @@ mod tests {
         let shown = run(&format!("{ORDERS} SHOW CREATE TABLE orders")).unwrap().remove(0);
         assert_eq!(
             shown,
-            "CREATE TABLE Orders (\n  id BIGINT NOT NULL,\n  when TIMESTAMP NOT NULL,\n  cost AS price * 2,\n  price DECIMAL(10, 2),\n  \
+            "CREATE TABLE Orders (\n  id BIGINT NOT NULL,\n  when TIMESTAMP(3) NOT NULL,\n  cost AS price * 2,\n  price DECIMAL(10, 2),\n  \
              p INT METADATA FROM 'partition' VIRTUAL,\n  WATERMARK FOR when AS `when` - INTERVAL '5 seconds',\n  PRIMARY KEY (id) NOT ENFORCED\n) \
              PARTITIONED BY (price) WITH (\n  'connector' = 'x',\n  'db.password' = '******'\n)"
         );
@@ -637,7 +637,7 @@ mod tests {
         let told = run(&format!("{ORDERS} DESCRIBE orders")).unwrap().remove(0);
         assert_eq!(
             told,
-            "id\tBIGINT\tPRIMARY KEY\nwhen\tTIMESTAMP\tNOT NULL, WATERMARK AS `when` - INTERVAL '5 seconds'\ncost\t\tAS price * 2\n\
+            "id\tBIGINT\tPRIMARY KEY\nwhen\tTIMESTAMP(3)\tNOT NULL, WATERMARK AS `when` - INTERVAL '5 seconds'\ncost\t\tAS price * 2\n\
              price\tDECIMAL(10, 2)\np\tINT\tMETADATA FROM 'partition' VIRTUAL"
         );
     }

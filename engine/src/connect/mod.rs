@@ -81,6 +81,10 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     fn bytes_hint(&self) -> Option<u64> {
         None
     }
+    /// How many digits of a second its times have at most: beyond them all are zero. `None`: as many as a time can have.
+    fn time_digits(&self) -> Option<u8> {
+        None
+    }
     /// Opens this core's share of the splits. The shares of all cores are disjoint and together the whole input, at any `cores`.
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>>;
 }

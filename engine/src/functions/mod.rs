@@ -9,17 +9,23 @@
 
 mod call;
 mod clock;
+mod element;
 mod hash;
 mod json;
 mod json_make;
 mod json_path;
 mod number_format;
 mod regex;
+mod sign;
 mod substrings;
 mod text;
 mod time;
+mod time_cut;
 mod time_format;
+mod time_round;
+mod time_text;
 mod url;
+mod zone;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +36,9 @@ use datafusion::logical_expr::ScalarUDF;
 
 use call::{Builtin, Function};
 pub(crate) use json_make::EMBEDDED as EMBEDDED_JSON;
+pub(crate) use time_cut::{TIME_CUT, cuts_times, least_digits, time_cut};
+pub(crate) use time_text::{TIME_TEXT, read_instant, time_text};
+pub(crate) use zone::AT_TIME_ZONE;
 
 /// What `tiderace functions` tells of a function.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,13 +59,17 @@ pub struct FunctionDoc {
 fn own() -> impl Iterator<Item = &'static Function> {
     [
         clock::FUNCTIONS,
+        element::FUNCTIONS,
         hash::FUNCTIONS,
         json::FUNCTIONS,
         json_make::FUNCTIONS,
         regex::FUNCTIONS,
+        sign::FUNCTIONS,
         text::FUNCTIONS,
         time::FUNCTIONS,
+        time_round::FUNCTIONS,
         url::FUNCTIONS,
+        zone::FUNCTIONS,
     ]
     .into_iter()
     .flatten()
@@ -86,6 +99,7 @@ const REWRITTEN: &[(&str, &str, &str)] = &[
     ),
     ("mod", "mod(a, b)", "The remainder of a / b, with the sign of a: a % b."),
     ("locate", "locate(part, text)", "Where `part` first stands in `text`, from 1; 0: nowhere. The same as strpos(text, part)."),
+    ("map_of", "MAP[key, value, …]", "A MAP of these keys and values; also map_of(key, value, …)."),
     (
         "timestampadd",
         "timestampadd(unit, count, time)",
@@ -116,6 +130,19 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
         registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Builtin::new(function))))?;
     }
     Ok(())
+}
+
+/// A function of ours, for the planner to put into an expression.
+pub(crate) fn builtin(name: &str) -> Result<ScalarUDF> {
+    let function = own().find(|function| function.name == name);
+    let function =
+        function.ok_or_else(|| call::error(crate::error::Code::Internal, format!("there is no built-in function {name}")))?;
+    Ok(ScalarUDF::new_from_impl(Builtin::new(function)))
+}
+
+/// Whether a pattern of Java or PostgreSQL writes a time zone. One that can't be read is told about where it is used.
+pub(crate) fn pattern_says_zone(text: &str) -> bool {
+    time_format::Pattern::either(text).is_ok_and(|pattern| pattern.has_zone())
 }
 
 /// Every scalar function, by name.

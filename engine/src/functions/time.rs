@@ -15,8 +15,10 @@ use datafusion::logical_expr::Volatility;
 use super::call::{Call, Function, Text, as_time, error, error_with_hint, is_integer, is_text};
 use super::substrings::Substrings;
 use super::time_format::{DAY_US, HOUR_US, MINUTE_US, Pattern, SECOND_US, civil, day_of_year, iso_week, weekday};
+use super::zone::{Zones, out_of_range, zone_named};
 use crate::error::Code;
 use crate::sql::types::{timestamp, timestamp_ltz};
+use crate::time::Zone;
 
 macro_rules! part {
     ($name:literal, $aliases:expr, $doc:literal, $part:expr) => {
@@ -48,6 +50,12 @@ fn days(time_us: i64) -> i64 {
 /// Types of a function of a text and, perhaps, a pattern.
 fn text_and_pattern(types: &[DataType], result: DataType) -> Option<(Vec<DataType>, DataType)> {
     let fits = matches!(types.len(), 1 | 2) && types.iter().all(is_text);
+    fits.then(|| (vec![DataType::Utf8View; types.len()], result))
+}
+
+/// Types of a function of a text and, perhaps, a pattern and a zone.
+fn text_pattern_and_zone(types: &[DataType], result: DataType) -> Option<(Vec<DataType>, DataType)> {
+    let fits = matches!(types.len(), 1..=3) && types.iter().all(is_text);
     fits.then(|| (vec![DataType::Utf8View; types.len()], result))
 }
 
@@ -122,15 +130,15 @@ pub(super) const FUNCTIONS: &[Function] = &[
         name: "to_timestamp_ltz",
         aliases: &[],
         family: "time",
-        signature: "to_timestamp_ltz(number [, precision])  or  to_timestamp_ltz(text [, pattern])",
-        doc: "A number since 1970 as TIMESTAMP_LTZ: seconds with precision 0, milliseconds with 3 (the default), microseconds with 6; or a text in UTC.",
+        signature: "to_timestamp_ltz(number [, precision])  or  to_timestamp_ltz(text [, pattern [, zone]])",
+        doc: "A number since 1970 as TIMESTAMP_LTZ: seconds with precision 0, milliseconds with 3 (the default), microseconds with 6; or a text, read on the clock of the zone (the session's when left out) where it says no other.",
         volatility: Volatility::Immutable,
         types: |types| match types {
             [number] if number.is_integer() => Some((vec![DataType::Int64], timestamp_ltz())),
             [number, precision] if is_integer(number) && is_integer(precision) => {
                 Some((vec![DataType::Int64; 2], timestamp_ltz()))
             }
-            _ => text_and_pattern(types, timestamp_ltz()),
+            _ => text_pattern_and_zone(types, timestamp_ltz()),
         },
         eval: to_timestamp_ltz,
     },
@@ -158,12 +166,12 @@ pub(super) const FUNCTIONS: &[Function] = &[
         name: "unix_timestamp",
         aliases: &[],
         family: "time",
-        signature: "unix_timestamp()  or  unix_timestamp(time)  or  unix_timestamp(text [, pattern])",
-        doc: "Whole seconds since 1970, of epoch time, of a time, or of a text such as '2024-02-29 13:04:05'.",
+        signature: "unix_timestamp()  or  unix_timestamp(time)  or  unix_timestamp(text [, pattern [, zone]])",
+        doc: "Whole seconds since 1970, of epoch time, of a time, or of a text such as '2024-02-29 13:04:05', read on the clock of the zone (the session's when left out).",
         volatility: Volatility::Immutable,
         types: |types| match types {
             [time @ (DataType::Timestamp(..) | DataType::Date32)] => Some((vec![as_time(time)?], DataType::Int64)),
-            _ => text_and_pattern(types, DataType::Int64),
+            _ => text_pattern_and_zone(types, DataType::Int64),
         },
         eval: unix_timestamp,
     },
@@ -171,13 +179,16 @@ pub(super) const FUNCTIONS: &[Function] = &[
         name: "from_unixtime",
         aliases: &[],
         family: "time",
-        signature: "from_unixtime(seconds [, pattern])",
-        doc: "Seconds since 1970 as text in UTC, by a pattern of Java; 'yyyy-MM-dd HH:mm:ss' when left out.",
+        signature: "from_unixtime(seconds [, pattern [, zone]])",
+        doc: "Seconds since 1970 as text, by a pattern of Java; 'yyyy-MM-dd HH:mm:ss' when left out. On the clock of the zone; the session's when left out.",
         volatility: Volatility::Immutable,
         types: |types| match types {
             [number] if is_integer(number) => Some((vec![DataType::Int64], DataType::Utf8View)),
             [number, pattern] if is_integer(number) && is_text(pattern) => {
                 Some((vec![DataType::Int64, DataType::Utf8View], DataType::Utf8View))
+            }
+            [number, pattern, zone] if is_integer(number) && is_text(pattern) && is_text(zone) => {
+                Some((vec![DataType::Int64, DataType::Utf8View, DataType::Utf8View], DataType::Utf8View))
             }
             _ => None,
         },
@@ -220,6 +231,23 @@ impl<'p> Patterns<'p> {
     }
 }
 
+/// The zone in use.
+#[derive(Default)]
+struct Named<'z>(Option<(&'z str, Zone)>);
+
+impl<'z> Named<'z> {
+    fn get(&mut self, text: &'z str) -> Result<Zone> {
+        match self.0 {
+            Some((known, zone)) if known == text => Ok(zone),
+            _ => {
+                let zone = zone_named(text)?;
+                self.0 = Some((text, zone));
+                Ok(zone)
+            }
+        }
+    }
+}
+
 /// Writes times as text. Neighbours that look the same are written once.
 fn format(call: &Call<'_>, read: fn(&str) -> Result<Pattern>) -> Result<ArrayRef> {
     let times = call.column(0)?;
@@ -253,18 +281,21 @@ fn format(call: &Call<'_>, read: fn(&str) -> Result<Pattern>) -> Result<ArrayRef
 
 fn from_unixtime(call: &Call<'_>) -> Result<ArrayRef> {
     let seconds = call.integer(0)?;
-    let pattern_text = if call.arity() == 2 { call.text(1)? } else { Text::Constant(Some("yyyy-MM-dd HH:mm:ss")) };
+    let pattern_text = if call.arity() >= 2 { call.text(1)? } else { Text::Constant(Some("yyyy-MM-dd HH:mm:ss")) };
+    let zone_text = if call.arity() == 3 { call.text(2)? } else { Text::Constant(Some("UTC")) };
+    let mut zones = Zones::default();
     let mut patterns = Patterns::new(Pattern::java);
     let mut out = StringViewBuilder::with_capacity(call.rows);
     let mut buffer = String::new();
     for row in 0..call.rows {
-        let (Some(seconds), Some(text)) = (seconds.get(row), pattern_text.get(row)) else {
+        let (Some(seconds), Some(text), Some(zone)) = (seconds.get(row), pattern_text.get(row), zone_text.get(row)) else {
             out.append_null();
             continue;
         };
         let time_us = seconds
             .checked_mul(SECOND_US)
             .ok_or_else(|| error(Code::Overflow, format!("{seconds} seconds are out of the range of a time")))?;
+        let time_us = zones.get(zone)?.clock_us(time_us).ok_or_else(out_of_range)?;
         buffer.clear();
         patterns.get(text)?.write(time_us, &mut buffer);
         out.try_append_value(&buffer)?;
@@ -280,15 +311,40 @@ fn read_time(text: &str, pattern: Option<&Pattern>) -> Option<i64> {
     }
 }
 
+/// A text as an instant. What it says of a zone counts; a text that says nothing is read on the clock of `zone`.
+pub(super) fn read_time_in(text: &str, pattern: Option<&Pattern>, zone: Zone) -> Option<i64> {
+    let read = read_time(text, pattern)?;
+    let says_zone = match pattern {
+        Some(pattern) => pattern.has_zone(),
+        // Behind `2020-01-01 00:00` only the time of day, if nothing else is said.
+        None => text.trim().get(16..).is_some_and(|rest| !rest.bytes().all(|b| b.is_ascii_digit() || b == b':' || b == b'.')),
+    };
+    if says_zone { Some(read) } else { zone.instant_us(read) }
+}
+
 /// Reads each text; `None` in a row stays `None`; a text that does not fit is an error, or `None` with `lenient`.
 fn read_times(call: &Call<'_>, lenient: bool, what: &str, mut push: impl FnMut(Option<i64>)) -> Result<()> {
     let text = call.text(0)?;
-    let pattern_text = if call.arity() == 2 { Some(call.text(1)?) } else { None };
+    let pattern_text = if call.arity() >= 2 { Some(call.text(1)?) } else { None };
+    let zone_text = if call.arity() == 3 { Some(call.text(2)?) } else { None };
     let mut patterns = Patterns::new(Pattern::either);
+    let mut zones = Named::default();
     for row in 0..call.rows {
+        let zone = match zone_text {
+            None => Zone::UTC,
+            Some(zone) => match zone.get(row) {
+                Some(text) => zones.get(text)?,
+                None => {
+                    push(None);
+                    continue;
+                }
+            },
+        };
         let pattern = match pattern_text {
             None => None,
             Some(pattern) => match pattern.get(row) {
+                // As if there were none: what the planner says when only a zone is to be said.
+                Some("") => None,
                 Some(text) => Some(patterns.get(text)?),
                 None => {
                     push(None);
@@ -300,7 +356,7 @@ fn read_times(call: &Call<'_>, lenient: bool, what: &str, mut push: impl FnMut(O
             push(None);
             continue;
         };
-        match read_time(text, pattern) {
+        match read_time_in(text, pattern, zone) {
             Some(time_us) => push(Some(time_us)),
             None if lenient => push(None),
             None => {

@@ -155,6 +155,11 @@ impl Pattern {
         Self { items, granule_us }
     }
 
+    /// Whether it writes or reads a time zone.
+    pub(super) fn has_zone(&self) -> bool {
+        self.items.iter().any(|item| matches!(item, Item::Zone(_)))
+    }
+
     /// A pattern of either kind: PostgreSQL's when it has one of its words, which mean nothing sensible in Java.
     pub(super) fn either(text: &str) -> Result<Self> {
         let is_postgres =

@@ -18,6 +18,7 @@ use super::settings::{AggregatePhases, LengthPolicy};
 use super::source::Tables;
 use super::spelling::spell;
 use super::stream::{ChangeKind, PendingWindow, StateBound, Stream, TimeRole, WindowId, plain_column};
+use super::time_rules::TimeRules;
 use super::window_node::WindowTvf;
 use crate::connect::values::ValuesSource;
 use crate::error::{Code, Diagnostic, Result, Span};
@@ -27,6 +28,7 @@ use crate::operators::chain::{ChainOperator, FusedChain, Step};
 use crate::operators::unnest::Unnest;
 use crate::operators::{Operator, PORT_MAIN, PORT_REJECTED, RowPolicy};
 use crate::runtime::graph::{Graph, Input, NodeSpec, OperatorFactory, Role, Route, SourceSpec};
+use crate::time::Zone;
 
 /// Builds the graph of one job.
 pub(super) struct Builder<'t> {
@@ -43,6 +45,8 @@ pub(super) struct Builder<'t> {
     pub allowed_future_us: Option<i64>,
     pub phases: AggregatePhases,
     pub lengths: LengthPolicy,
+    /// What zones and digits do to times that a sink takes as another type.
+    pub times: TimeRules,
     next_window: u32,
     /// Where late rows of the statement at hand go: filled by window aggregations, read by the statement's planner.
     pub late_outputs: Vec<(NodeId, SchemaRef)>,
@@ -64,6 +68,7 @@ impl<'t> Builder<'t> {
             allowed_future_us: None,
             phases: AggregatePhases::Auto,
             lengths: LengthPolicy::default(),
+            times: TimeRules { zone: Zone::UTC },
             next_window: 0,
             late_outputs: Vec::new(),
             statement: Span { start: 0, end: 0 },

@@ -13,6 +13,7 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
+use super::decimal_range::DecimalRange;
 use super::sharing::share;
 use crate::operators::chain::{EPOCH_TIME_COLUMN, FusedChain, Step, WATERMARK_COLUMN, time_fields};
 
@@ -80,14 +81,22 @@ fn bind_time(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     .map(|t| t.data)
 }
 
-/// Compiles one expression over columns. Sums, differences and products of integers that don't fit their type are errors.
+/// Compiles one expression over columns. Sums, differences and products of integers and decimals that don't fit their type are errors.
 pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
     let compiled = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     // DataFusion's own arithmetic wraps, unless it is told not to.
     let checked = compiled.transform_up(|part| {
         let Some(binary) = part.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(part)) };
         let is_arithmetic = matches!(binary.op(), Operator::Plus | Operator::Minus | Operator::Multiply);
-        if !is_arithmetic || !part.data_type(schema.as_arrow())?.is_integer() {
+        if !is_arithmetic && *binary.op() != Operator::Divide {
+            return Ok(Transformed::no(part));
+        }
+        let kind = part.data_type(schema.as_arrow())?;
+        if matches!(kind, DataType::Decimal128(..)) {
+            // Not gone into again: what stands below has been looked at.
+            return Ok(Transformed::yes(DecimalRange::around(part, schema.as_arrow())?));
+        }
+        if !is_arithmetic || !kind.is_integer() {
             return Ok(Transformed::no(part));
         }
         Ok(Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>))

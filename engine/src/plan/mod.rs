@@ -9,6 +9,9 @@
 
 mod build;
 mod compile;
+mod constants;
+mod date_interval;
+mod decimal_range;
 mod declared_length;
 mod diagnose;
 mod emission;
@@ -28,6 +31,7 @@ mod spelling;
 mod statements;
 mod stream;
 mod table_check;
+mod time_rules;
 mod usage;
 mod view_query;
 mod window;

@@ -31,19 +31,23 @@ use datafusion::optimizer::{Analyzer, ApplyOrder, Optimizer, OptimizerConfig, Op
 
 use super::diagnose::external;
 use super::not_null;
+use super::time_rules::TimeRules;
 use crate::error::{Code, Diagnostic};
 use crate::sql::types::data_type_name;
+use crate::time::Zone;
 
-/// Coerces types and resolves what only the analyzer may.
-pub(super) fn analyze(plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
-    Analyzer::new().execute_and_check(plan, config, |_, _| {})
+/// Coerces types and resolves what only the analyzer may; times are brought under the rule of the session's zone.
+pub(super) fn analyze(plan: LogicalPlan, config: &ConfigOptions, zone: Zone) -> Result<LogicalPlan> {
+    let mut rules = Analyzer::new().rules;
+    rules.push(Arc::new(TimeRules { zone }));
+    Analyzer::with_rules(rules).execute_and_check(plan, config, |_, _| {})
 }
 
 /// Analyzes and optimizes with the chosen rules.
 ///
 /// `keeps_columns`: columns that the query does not use stay, for late rows are shown with all of them.
-pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, keeps_columns: bool) -> Result<LogicalPlan> {
-    let plan = analyze(plan, config)?;
+pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, zone: Zone, keeps_columns: bool) -> Result<LogicalPlan> {
+    let plan = analyze(plan, config, zone)?;
     check_constants(&plan)?;
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(RewriteSetComparison::new()),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DataFusionError, Result, TableReference};
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
@@ -17,10 +17,13 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionConfig;
 
+use super::date_interval::DateInterval;
 use super::diagnose::external;
 use super::window_node::WindowTvfPlanner;
 use crate::error::{Code, Diagnostic};
 use crate::operators::aggregate::AggregateFunction;
+use crate::sql::types::{time_digits, with_time_digits};
+use crate::time::Zone;
 
 /// A relation that a query may read.
 #[derive(Clone)]
@@ -76,9 +79,11 @@ impl TableSource for ViewSource {
 pub(super) struct Session {
     state: SessionState,
     relations: HashMap<String, Relation>,
+    expr_planners: Vec<Arc<dyn ExprPlanner>>,
     relation_planners: Vec<Arc<dyn RelationPlanner>>,
     type_planner: Arc<dyn TypePlanner>,
     function_names: HashMap<String, String>,
+    zone: Zone,
 }
 
 impl Session {
@@ -98,12 +103,25 @@ impl Session {
             }
         }
         Ok(Self {
+            expr_planners: DateInterval::before(state.expr_planners()),
             state,
             relations: HashMap::new(),
-            relation_planners: vec![Arc::new(WindowTvfPlanner)],
+            relation_planners: vec![Arc::new(WindowTvfPlanner { zone: Zone::UTC })],
             type_planner: Arc::new(crate::sql::types::TideraceTypes),
             function_names: HashMap::new(),
+            zone: Zone::UTC,
         })
+    }
+
+    /// The zone of what is planned from now on.
+    pub(super) fn set_zone(&mut self, zone: Zone) {
+        self.zone = zone;
+        self.relation_planners = vec![Arc::new(WindowTvfPlanner { zone })];
+    }
+
+    /// `table.local-time-zone`.
+    pub(super) fn zone(&self) -> Zone {
+        self.zone
     }
 
     pub(super) fn options(&self) -> &Arc<ConfigOptions> {
@@ -184,7 +202,7 @@ impl ContextProvider for Session {
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        self.state.expr_planners()
+        &self.expr_planners
     }
 
     fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
@@ -293,11 +311,22 @@ impl AggregateUDFImpl for PlannedAggregate {
         self.function.return_type(types).map_err(external)
     }
 
+    fn return_field(&self, fields: &[FieldRef]) -> Result<FieldRef> {
+        let types: Vec<DataType> = fields.iter().map(|field| field.data_type().clone()).collect();
+        let field = Field::new(self.name(), self.return_type(&types)?, self.is_nullable());
+        // A value that was there before has the digits that it had.
+        let digits = fields.first().filter(|of| of.data_type() == field.data_type()).and_then(|of| time_digits(of));
+        Ok(Arc::new(match digits {
+            Some(digits) => with_time_digits(field, digits),
+            None => field,
+        }))
+    }
+
     fn accumulator(&self, _args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         Err(DataFusionError::Internal(format!("{} is not run by DataFusion", self.function.name())))
     }
 
-    fn state_fields(&self, _args: StateFieldsArgs<'_>) -> Result<Vec<arrow::datatypes::FieldRef>> {
+    fn state_fields(&self, _args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
         Ok(Vec::new())
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::connect::{OptionSpec, OptionType, parse_bytes, parse_duration};
 use crate::error::{Code, Diagnostic, Result, Span};
 use crate::operators::RowPolicy;
+use crate::time::Zone;
 
 /// Every key, with its meaning.
 pub const SETTINGS: &[OptionSpec] = &[
@@ -66,6 +67,13 @@ pub const SETTINGS: &[OptionSpec] = &[
         doc: "What becomes of a value that is longer than its column's VARCHAR(n), CHAR(n), VARBINARY(n) or BINARY(n). error: it is a bad row, of sources as of sinks; trim_pad: sinks cut it, and fill CHAR and BINARY up; ignore: it stays as it is, Flink's default.",
     },
     OptionSpec {
+        key: "table.local-time-zone",
+        kind: OptionType::Text,
+        default: Some("UTC"),
+        required: false,
+        doc: "The zone on whose clock a TIMESTAMP_LTZ is read and written: by HOUR, EXTRACT, DATE_FORMAT, FLOOR … TO, casts, windows over it. A name as 'Europe/Berlin', or a difference as '+02:00'.",
+    },
+    OptionSpec {
         key: "time.max_future",
         kind: OptionType::Duration,
         default: None,
@@ -93,6 +101,8 @@ pub struct Settings {
     pub max_future_us: Option<i64>,
     /// `table.exec.sink.type-length-enforcer`.
     pub lengths: LengthPolicy,
+    /// `table.local-time-zone`.
+    pub zone: Zone,
 }
 
 /// What becomes of a value that is longer than its column's declared length.
@@ -118,6 +128,7 @@ impl Default for Settings {
             require_bound: false,
             max_future_us: None,
             lengths: LengthPolicy::Error,
+            zone: Zone::UTC,
         }
     }
 }
@@ -239,6 +250,9 @@ impl Settings {
                     _ => return Err(wrong("error, trim_pad or ignore")),
                 }
             }
+            "table.local-time-zone" => {
+                self.zone = Zone::parse(value).ok_or_else(|| wrong("a time zone such as 'Europe/Berlin' or '+02:00'"))?;
+            }
             "source.project" | "state.require_bound" => {
                 let on = match value.to_ascii_lowercase().as_str() {
                     "true" => true,
@@ -268,7 +282,7 @@ mod tests {
     #[test]
     fn each_listed_key_is_taken_and_no_other() {
         for (spec, value) in
-            SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "two", "false", "true", "trim_pad", "1 d"])
+            SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "two", "false", "true", "trim_pad", "Asia/Tokyo", "1 d"])
         {
             Settings::default().set(spec.key, value, None).unwrap();
             let error = Settings::default().set(spec.key, "nonsense(", None).unwrap_err();

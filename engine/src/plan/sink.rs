@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::logical_expr::{Cast, Expr};
+use datafusion::logical_expr::Expr;
 
 use super::build::Builder;
 use super::compile::{column_at, unqualified};
@@ -181,8 +181,9 @@ pub(super) fn fit(builder: &mut Builder<'_>, stream: Stream, target: &Target, co
         let column = column_at(&stream.schema, from);
         let have = stream.schema.field(from);
         let mut expr = if have.data_type() == field.data_type() {
-            is_identity &= from == at;
-            column
+            let cut = builder.times.convert(column.clone(), field, &stream.schema).map_err(|e| diagnose(&e, span))?;
+            is_identity &= from == at && cut == column;
+            cut
         } else {
             if !fits(have.data_type(), field.data_type()) {
                 return Err(Diagnostic::new(
@@ -201,7 +202,7 @@ pub(super) fn fit(builder: &mut Builder<'_>, stream: Stream, target: &Target, co
                 .hint("write CAST(… AS …) if that is what you mean"));
             }
             is_identity = false;
-            Expr::Cast(Cast::new(Box::new(column), field.data_type().clone()))
+            builder.times.convert(column, field, &stream.schema).map_err(|e| diagnose(&e, span))?
         };
         if let Some(length) = target.lengths.get(at).copied().flatten() {
             let name = format!("{}.{}", target.name, field.name());
@@ -394,7 +395,7 @@ fn side(builder: &mut Builder<'_>, stream: Stream, target: &Target, span: Span, 
         exprs.push(if have == field.data_type() {
             column
         } else if fits(have, field.data_type()) || matches!(field.data_type(), DataType::Utf8View | DataType::Utf8) {
-            Expr::Cast(Cast::new(Box::new(column), field.data_type().clone()))
+            builder.times.convert(column, field, &stream.schema).map_err(|e| builder.refuse(&e))?
         } else {
             return Err(Diagnostic::new(
                 Code::TypeMismatch,

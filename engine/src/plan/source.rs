@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, ScalarValue};
-use datafusion::logical_expr::{BinaryExpr, Cast, EmptyRelation, Expr, ExprSchemable, LogicalPlan, Operator, Projection};
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, EmptyRelation, Expr, ExprSchemable, LogicalPlan, Operator, Projection, Volatility,
+};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 
 use super::build::Builder;
@@ -20,12 +22,15 @@ use super::session::Session;
 use super::settings::{LengthPolicy, OnError};
 use super::spelling::{Names, own_names, spell};
 use super::stream::{ChangeKind, Stream, TimeRole};
+use super::time_rules::{TimeRules, digits};
 use super::usage::{ColumnUsage, TableUsage};
 use crate::catalog::{ColumnSource, TableDef};
 use crate::connect::{Options, TableSpec, connector, connectors, table_options};
 use crate::error::{Code, Diagnostic, Result};
+use crate::functions::{cuts_times, least_digits, time_cut};
 use crate::runtime::graph::{Role, SourceSpec};
 use crate::sql::types::data_type_name;
+use crate::sql::types::with_time_digits;
 use crate::time::WatermarkSpec;
 
 /// A table of the catalog with its expressions planned.
@@ -100,7 +105,11 @@ impl PlannedTable {
                     let expr = substitute(expr, &expressions).map_err(|e| diagnose(&e, column.span))?;
                     let physical_schema = dfschema(&physical_fields).map_err(|e| diagnose(&e, span))?;
                     let (_, field) = expr.to_field(physical_schema.as_ref()).map_err(|e| diagnose(&e, column.span))?;
-                    let field = Arc::new(Field::new(column.field.name(), field.data_type().clone(), field.is_nullable()));
+                    let own = Field::new(column.field.name(), field.data_type().clone(), field.is_nullable());
+                    let field = Arc::new(match digits(&expr, physical_schema.as_ref()) {
+                        Some(digits) => with_time_digits(own, digits),
+                        None => own,
+                    });
                     known.push(field.clone());
                     expressions.insert(field.name().clone(), expr.clone());
                     fields.push(field);
@@ -129,16 +138,21 @@ impl PlannedTable {
                         .at(mark.span)
                         .hint("make a TIMESTAMP column of it: ts AS TO_TIMESTAMP_LTZ(millis, 3)"));
                 }
+                if let Some(reason) = not_of_the_row(&expr) {
+                    let message = format!("the watermark of `{}` is made of {reason}, not of the row's time", time.name());
+                    return Err(Diagnostic::new(Code::InvalidArgument, message).at(mark.span).hint(format!(
+                        "write WATERMARK FOR {0} AS {0} - INTERVAL '5' SECOND; for the machine's clock use a column AS PROCTIME()",
+                        time.name()
+                    )));
+                }
                 let kind = expr.get_type(all.as_ref()).map_err(|e| diagnose(&e, mark.span))?;
                 if !matches!(kind, DataType::Timestamp(_, _)) {
                     let message = format!("a watermark is a TIMESTAMP, not {}", data_type_name(&kind));
                     return Err(Diagnostic::new(Code::TypeMismatch, message).at(mark.span));
                 }
-                let expr = if kind == *time.data_type() {
-                    expr
-                } else {
-                    Expr::Cast(Cast::new(Box::new(expr), time.data_type().clone()))
-                };
+                let same = Arc::new(Field::new("", time.data_type().clone(), true));
+                let rules = TimeRules { zone: session.zone() };
+                let expr = rules.convert(expr, &same, all.as_ref()).map_err(|e| diagnose(&e, mark.span))?;
                 Some((mark.column, expr))
             }
         };
@@ -152,6 +166,23 @@ impl PlannedTable {
         };
         Ok(Self { def, schema, computed, watermark, on_error, alignment })
     }
+}
+
+/// Why a watermark expression says nothing about its row: it reads no column, or what changes from call to call.
+fn not_of_the_row(expr: &Expr) -> Option<String> {
+    let mut volatile = None;
+    let mut reads_column = false;
+    let _always_walks = expr.apply(|part| {
+        match part {
+            Expr::Column(_) => reads_column = true,
+            Expr::ScalarFunction(call) if call.func.signature().volatility == Volatility::Volatile => {
+                volatile = Some(format!("{}()", call.func.name()));
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    volatile.or_else(|| (!reads_column).then(|| "constants alone".to_owned()))
 }
 
 fn dfschema(fields: &[FieldRef]) -> Result<DFSchemaRef, DataFusionError> {
@@ -172,9 +203,10 @@ pub(super) fn plan_expr(
         super::table_check::of_one_row(&expr, what)?;
         let input = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: schema.clone() });
         let plan = LogicalPlan::Projection(Projection::try_new(vec![expr.alias("__expr")], Arc::new(input))?);
-        match analyze(plan, session.options())? {
+        match analyze(plan, session.options(), session.zone())? {
             LogicalPlan::Projection(done) => {
                 let expr = done.expr.into_iter().next().ok_or_else(|| DataFusionError::Internal("no expression".into()))?;
+                super::constants::check_expr(&expr, schema, ast)?;
                 Ok(expr.unalias())
             }
             other => Err(DataFusionError::Internal(format!("analysis gave {}", other.display()))),
@@ -277,26 +309,47 @@ pub(super) fn build(builder: &mut Builder<'_>, name: &str) -> Result<Stream> {
         source = restricted;
     }
     let base = unqualified(&source.schema()).map_err(|e| diagnose(&e, span))?;
+    // Values come with the digits of a second that their column declares; connectors that have no more say so.
+    let finest = source.time_digits();
+    let cut = |name: &str| {
+        let column = Expr::Column(Column::new_unqualified(name));
+        match base.field_with_unqualified_name(name) {
+            Ok(field) if cuts_times(field) && finest.is_none_or(|finest| finest > least_digits(field)) => time_cut(column, field),
+            _ => column,
+        }
+    };
+    let is_cut = |name: &str| !matches!(cut(name), Expr::Column(_));
+    let with_cuts = |expr: Expr| {
+        expr.transform_up(|part| match &part {
+            Expr::Column(column) if is_cut(&column.name) => {
+                Ok(Transformed::new(cut(&column.name), true, TreeNodeRecursion::Jump))
+            }
+            _ => Ok(Transformed::no(part)),
+        })
+        .map(|done| done.data)
+        .map_err(|e| diagnose(&e, span))
+    };
     // Computed columns, then only what is wanted.
     let exprs: Vec<Expr> = wanted
         .iter()
-        .map(|at| match &planned.computed[*at] {
-            Some(expr) => expr.clone().alias(planned.schema.field(*at).name()),
-            None => {
-                let name = planned.schema.field(*at).name();
-                let column = Expr::Column(Column::new_unqualified(name));
-                match planned.def.columns[*at].length {
-                    Some(length) if builder.lengths == LengthPolicy::Error => {
-                        of_source(column, length, builder.lengths, &format!("{}.{name}", planned.def.name)).alias(name)
-                    }
-                    _ => column,
+        .map(|at| {
+            let name = planned.schema.field(*at).name();
+            Ok(match (&planned.computed[*at], planned.def.columns[*at].length) {
+                (Some(expr), _) => with_cuts(expr.clone())?.alias(name),
+                (None, Some(length)) if builder.lengths == LengthPolicy::Error => {
+                    of_source(cut(name), length, builder.lengths, &format!("{}.{name}", planned.def.name)).alias(name)
                 }
-            }
+                (None, _) if is_cut(name) => cut(name).alias(name),
+                (None, _) => cut(name),
+            })
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let has_lengths = builder.lengths == LengthPolicy::Error && wanted.iter().any(|at| planned.def.columns[*at].length.is_some());
-    let is_identity =
-        !has_lengths && wanted.len() == source_schema.fields().len() && wanted.iter().zip(&read).all(|(w, (r, _))| w == r);
+    let has_cuts = wanted.iter().any(|at| planned.computed[*at].is_none() && is_cut(planned.schema.field(*at).name()));
+    let is_identity = !has_lengths
+        && !has_cuts
+        && wanted.len() == source_schema.fields().len()
+        && wanted.iter().zip(&read).all(|(w, (r, _))| w == r);
     let (chain, schema) = if is_identity {
         (None, source.schema())
     } else {
@@ -418,7 +471,6 @@ pub(super) fn in_table(error: Diagnostic, name: &str, span: crate::error::Span) 
 
 /// Which columns, and which fields of them, an expression reads.
 fn fields_read(expr: &Expr, schema: &SchemaRef) -> Result<Vec<(usize, ColumnUsage)>, DataFusionError> {
-    use datafusion::common::tree_node::TreeNodeRecursion;
     let mut found = Vec::new();
     expr.apply(|e| {
         if let Some((column, field)) = super::usage::field_access(e) {

@@ -7,6 +7,7 @@ use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, NullTreatment, Sort};
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, ExprSchemable, Like, Operator};
 
+use crate::functions::{AT_TIME_ZONE, TIME_CUT, TIME_TEXT};
 use crate::sql::interval;
 use crate::sql::types::{data_type_name, sql_name};
 
@@ -147,6 +148,21 @@ fn text(expr: &Expr, names: Names<'_>) -> (String, u8) {
             }
             ("array_element", [of, index]) => (format!("{}[{}]", within(of, names, ATOM), spell(index, names)), ATOM),
             ("make_array", elements) => (format!("ARRAY[{}]", spell_all(elements, names)), ATOM),
+            (TIME_TEXT, [inner]) => (format!("CAST({} AS STRING)", spell(inner, names)), ATOM),
+            (TIME_CUT, [inner]) => {
+                let wanted = expr.to_field(names.schema).map(|(_, field)| sql_name(&field)).unwrap_or_default();
+                let inner = if let Expr::Cast(cast) = inner { &cast.expr } else { inner };
+                (format!("CAST({} AS {wanted})", spell(inner, names)), ATOM)
+            }
+            (AT_TIME_ZONE, [time, zone]) => {
+                let least = COMPARISON + 4;
+                (format!("{} AT TIME ZONE {}", within(time, names, least), within(zone, names, least)), COMPARISON + 3)
+            }
+            ("floor_time" | "ceil_time", [Expr::Literal(unit, _), time]) => {
+                let word = if function.name() == "floor_time" { "FLOOR" } else { "CEIL" };
+                let unit = unit.try_as_str().flatten().unwrap_or_default().to_ascii_uppercase();
+                (format!("{word}({} TO {unit})", spell(time, names)), ATOM)
+            }
             // The check of a NOT NULL column of the sink: nobody wrote it.
             ("not_null", [inner]) => text(inner, names),
             ("current_date" | "current_timestamp" | "localtimestamp", []) => (function.name().to_ascii_uppercase(), ATOM),

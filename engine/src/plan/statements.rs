@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::planner::SqlToRel;
 use sqlparser::ast::Query;
@@ -21,6 +22,7 @@ use super::sink::{self, Target};
 use super::source::{PlannedTable, Tables};
 use super::stream::{ChangeKind, StateBound};
 use super::table_check::check_clauses;
+use super::time_rules::TimeRules;
 use super::usage;
 use super::{ExplainFormat, JobPlan, PlanOptions, QueryResult};
 use crate::catalog::Catalog;
@@ -33,6 +35,7 @@ use crate::operators::materialize::{Materialize, ViewHandle};
 use crate::runtime::graph::{Input, OperatorFactory, Route};
 use crate::sql::ast::{CreateSink, CreateView, DropKind, Emit, Explain, Insert, Statement, StatementKind, StreamQuery, ViewKind};
 use crate::sql::{self};
+use crate::time::Zone;
 
 /// What becomes of a query's rows.
 #[derive(Clone)]
@@ -53,6 +56,8 @@ struct Output {
     plan: LogicalPlan,
     emit: Emit,
     destination: Destination,
+    /// The session's zone when the statement was read.
+    zone: Zone,
     span: Span,
 }
 
@@ -84,7 +89,8 @@ pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnos
     }
     let settings = Settings::from_config(&options.config).map_err(Diagnostics)?;
     let whole = Span { start: 0, end: text.len() };
-    let session = Session::new().map_err(|e| diagnose(&e, whole))?;
+    let mut session = Session::new().map_err(|e| diagnose(&e, whole))?;
+    session.set_zone(settings.zone);
     let mut planner = Planner {
         options,
         session,
@@ -209,7 +215,11 @@ impl Planner<'_> {
                 self.outputs.push(output);
                 Ok(())
             }
-            StatementKind::Set(set) => self.settings.set(&set.key, &set.value, Some(set.key_span)),
+            StatementKind::Set(set) => {
+                self.settings.set(&set.key, &set.value, Some(set.key_span))?;
+                self.session.set_zone(self.settings.zone);
+                Ok(())
+            }
             StatementKind::Reset(key) => self.reset(key.as_ref()),
             StatementKind::Drop(drop) if drop.kind == DropKind::Function => {
                 let name = sql::names::last(&drop.name);
@@ -306,7 +316,10 @@ impl Planner<'_> {
     fn reset(&mut self, key: Option<&crate::sql::ast::Set>) -> Result<()> {
         let fresh = Settings::from_config(&self.options.config).map_err(|mut e| e.remove(0))?;
         match key {
-            None => self.settings = fresh,
+            None => {
+                self.settings = fresh;
+                self.session.set_zone(self.settings.zone);
+            }
             Some(set) => {
                 return Err(Diagnostic::new(Code::Unsupported, "RESET of one key can't be done")
                     .at(set.key_span)
@@ -316,6 +329,10 @@ impl Planner<'_> {
         Ok(())
     }
 
+    fn optimize(&self, plan: LogicalPlan, keeps_columns: bool) -> Result<LogicalPlan, DataFusionError> {
+        optimize(plan, self.session.options(), self.session.zone(), keeps_columns)
+    }
+
     /// A query as an optimized plan.
     fn plan_query(&self, query: &Query, span: Span) -> Result<LogicalPlan> {
         let mut ast = query.clone();
@@ -323,7 +340,8 @@ impl Planner<'_> {
         let plan = with_spelling(&mut ast, |ast| {
             let statement = sqlparser::ast::Statement::Query(Box::new(ast.clone()));
             let plan = SqlToRel::new(&self.session).sql_statement_to_plan(statement)?;
-            super::optimizer::analyze(plan.clone(), self.session.options())?;
+            let analyzed = super::optimizer::analyze(plan.clone(), self.session.options(), self.session.zone())?;
+            super::constants::check(&analyzed, ast)?;
             Ok(plan)
         })
         .map_err(|e| diagnose(&e, span))?;
@@ -332,10 +350,9 @@ impl Planner<'_> {
 
     fn query(&self, query: &StreamQuery, destination: Destination) -> Result<Output> {
         let plan = self.plan_query(&query.query, query.span)?;
-        let plan =
-            optimize(plan, self.session.options(), query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, query.span))?;
+        let plan = self.optimize(plan, query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, query.span))?;
         Emission::from_clause(&query.emit)?;
-        Ok(Output { plan, emit: query.emit.clone(), destination, span: query.span })
+        Ok(Output { plan, emit: query.emit.clone(), destination, zone: self.session.zone(), span: query.span })
     }
 
     fn insert(&self, insert: &Insert) -> Result<Output> {
@@ -397,18 +414,18 @@ impl Planner<'_> {
         match create.kind {
             ViewKind::View => {
                 // Refused here if it can't be run, not where it is first used.
-                optimize(plan.clone(), self.session.options(), false).map_err(|e| diagnose(&e, span))?;
+                self.optimize(plan.clone(), false).map_err(|e| diagnose(&e, span))?;
                 self.session.define(&name, Relation::View(Arc::new(plan)));
             }
             ViewKind::Stream | ViewKind::Materialized => {
-                let plan = optimize(plan, self.session.options(), create.query.emit.late_data_to.is_some())
-                    .map_err(|e| diagnose(&e, span))?;
+                let plan = self.optimize(plan, create.query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, span))?;
                 Emission::from_clause(&create.query.emit)?;
                 let leaf = Leaf { name: name.clone(), kind: LeafKind::Shared, schema };
                 self.session.define(&name, Relation::Leaf(Arc::new(leaf)));
                 let is_materialized = create.kind == ViewKind::Materialized;
                 let destination = Destination::Shared { name, is_materialized };
-                self.outputs.push(Output { plan, emit: create.query.emit.clone(), destination, span });
+                let zone = self.session.zone();
+                self.outputs.push(Output { plan, emit: create.query.emit.clone(), destination, zone, span });
             }
         }
         Ok(())
@@ -498,6 +515,7 @@ impl Planner<'_> {
         let mut sinks: HashMap<String, Target> = HashMap::new();
         for output in outputs {
             builder.statement = output.span;
+            builder.times = TimeRules { zone: output.zone };
             if let Err(error) = self.output(&mut builder, output, &mut done, &mut sinks) {
                 let place = error.span.unwrap_or(output.span);
                 errors.push(error.at(place));

@@ -21,9 +21,11 @@ use sqlparser::parser::Parser;
 
 use super::diagnose::diagnose;
 use super::names::with_spelling;
+use super::time_rules::TimeRules;
 use crate::error::{Code, Diagnostic, Result, Span};
 use crate::operators::materialize::ViewHandle;
 use crate::sql::TideraceDialect;
+use crate::time::Zone;
 
 /// The longest query that is read.
 const QUERY_BYTES_MAX: usize = 1 << 20;
@@ -33,11 +35,12 @@ const QUERY_BYTES_MAX: usize = 1 << 20;
 pub struct ViewQuery {
     statement: Statement,
     views: BTreeMap<String, ViewHandle>,
+    zone: Zone,
 }
 
 impl ViewQuery {
-    /// Checks that `sql` is one query, over `views` alone, and can be planned.
-    pub fn plan(views: &BTreeMap<String, ViewHandle>, sql: &str) -> Result<Self> {
+    /// Checks that `sql` is one query, over `views` alone, and can be planned. Instants are read on the clock of `zone`.
+    pub fn plan(views: &BTreeMap<String, ViewHandle>, zone: Zone, sql: &str) -> Result<Self> {
         if sql.len() > QUERY_BYTES_MAX {
             return Err(Diagnostic::new(Code::InvalidArgument, format!("the query is longer than {QUERY_BYTES_MAX} bytes")));
         }
@@ -49,7 +52,7 @@ impl ViewQuery {
         };
         let read = spell_views(&mut statement, views)?;
         let views = views.iter().filter(|(name, _)| read.contains(*name)).map(|(n, v)| (n.clone(), v.clone())).collect();
-        let mut query = Self { statement, views };
+        let mut query = Self { statement, views, zone };
         let runtime = runtime()?;
         let context = query.context(|view| Ok(vec![RecordBatch::new_empty(view.schema().clone())]))?;
         let mut statement = query.statement.clone();
@@ -79,7 +82,11 @@ impl ViewQuery {
         options.sql_parser.parse_float_as_decimal = true;
         options.sql_parser.enable_ident_normalization = false;
         options.execution.time_zone = Some("UTC".into());
-        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        let mut state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features()
+            .with_analyzer_rule(Arc::new(TimeRules { zone: self.zone }))
+            .build();
         crate::functions::register(&mut state).map_err(internal)?;
         let context = SessionContext::new_with_state(state);
         for (name, view) in &self.views {
@@ -184,7 +191,7 @@ mod tests {
     fn a_view_answers_any_batch_query_in_any_spelling() {
         let views = finished("view-query-answers");
         let ask = |sql: &str| {
-            let batch = ViewQuery::plan(&views, sql).unwrap().run(Duration::from_secs(5)).unwrap();
+            let batch = ViewQuery::plan(&views, Zone::UTC, sql).unwrap().run(Duration::from_secs(5)).unwrap();
             let column = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
             column.values().to_vec()
         };
@@ -205,7 +212,7 @@ mod tests {
             ("DROP TABLE totals", Code::Unsupported),
             ("SELECT nothing FROM totals", Code::UnknownColumn),
         ] {
-            assert_eq!(ViewQuery::plan(&views, sql).unwrap_err().code, code, "{sql}");
+            assert_eq!(ViewQuery::plan(&views, Zone::UTC, sql).unwrap_err().code, code, "{sql}");
         }
     }
 }

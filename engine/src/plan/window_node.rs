@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, DataFusionError, ExprSchema, Result};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
@@ -14,7 +15,9 @@ use sqlparser::ast::TableFactor;
 use super::diagnose::external;
 use crate::error::{Code, Diagnostic, Span};
 use crate::operators::window::{Interval, WindowKind, WindowSpec, window_fields};
+use crate::sql::types::{TIME_DIGITS_MAX, with_time_digits};
 use crate::sql::window::{WindowCall, WindowKind as CallKind, as_window_call};
+use crate::time::Zone;
 
 /// `TUMBLE(TABLE t, DESCRIPTOR(ts), …)`: the input's columns, then `window_start`, `window_end`, `window_time`.
 #[derive(Clone, Debug)]
@@ -35,8 +38,10 @@ impl WindowTvf {
         };
         let kind = input.schema().field_from_column(column)?.data_type().clone();
         let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect();
+        // As in Flink; finer bounds only where the window's own lengths are.
+        let digits = if spec.is_whole_milliseconds() { 3 } else { TIME_DIGITS_MAX };
         for field in window_fields(&kind) {
-            fields.push((None, Arc::new(field)));
+            fields.push((None, Arc::new(with_time_digits(field, digits))));
         }
         let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
         Ok(Self { input, time, spec, span, schema })
@@ -110,7 +115,10 @@ impl UserDefinedLogicalNodeCore for WindowTvf {
 
 /// Plans the table functions TUMBLE, HOP and CUMULATE.
 #[derive(Debug)]
-pub(super) struct WindowTvfPlanner;
+pub(super) struct WindowTvfPlanner {
+    /// On whose clock windows over a TIMESTAMP_LTZ begin.
+    pub zone: Zone,
+}
 
 impl RelationPlanner for WindowTvfPlanner {
     fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
@@ -118,9 +126,12 @@ impl RelationPlanner for WindowTvfPlanner {
             None => return Ok(RelationPlanning::Original(Box::new(relation))),
             Some(call) => call.map_err(external)?,
         };
-        let spec = window_spec(&call).map_err(external)?;
         let input = context.plan(call.input.clone())?;
         let time = time_column(&input, &call).map_err(external)?;
+        let kind = input.schema().field_from_column(&time)?.data_type().clone();
+        // A TIMESTAMP is on a clock already.
+        let zone = if matches!(kind, DataType::Timestamp(_, Some(_))) { self.zone } else { Zone::UTC };
+        let spec = window_spec(&call, zone).map_err(external)?;
         let node = WindowTvf::new(input, Expr::Column(time), spec, call.span)?;
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, call.alias.clone()))))
@@ -171,8 +182,23 @@ fn time_column(input: &LogicalPlan, call: &WindowCall) -> crate::error::Result<C
     Ok(column)
 }
 
-fn window_spec(call: &WindowCall) -> crate::error::Result<WindowSpec> {
-    let interval = |i: crate::sql::interval::Interval| Interval { months: i.months, days: 0, micros: i.micros };
+/// The window of a call, on the clock of `zone`.
+fn window_spec(call: &WindowCall, zone: Zone) -> crate::error::Result<WindowSpec> {
+    let lengths = match call.kind {
+        CallKind::Tumble { size } => vec![size],
+        CallKind::Hop { slide: fine, size } | CallKind::Cumulate { step: fine, size } => vec![fine, size],
+        CallKind::Session { .. } => Vec::new(),
+    };
+    // Whole days are days of the zone, which need not have 24 hours.
+    const DAY_US: i64 = 86_400_000_000;
+    let days = |micros: i64| i32::try_from(micros / DAY_US).ok().filter(|_| micros % DAY_US == 0);
+    let in_days = matches!(zone, Zone::Named(_))
+        && !lengths.is_empty()
+        && lengths.iter().all(|length| length.months == 0 && length.micros > 0 && days(length.micros).is_some());
+    let interval = |i: crate::sql::interval::Interval| match days(i.micros).filter(|_| in_days) {
+        Some(days) => Interval { months: i.months, days, micros: 0 },
+        None => Interval { months: i.months, days: 0, micros: i.micros },
+    };
     let kind = match call.kind {
         CallKind::Tumble { size } => WindowKind::Tumble { size: interval(size) },
         CallKind::Hop { slide, size } => WindowKind::Hop { slide: interval(slide), size: interval(size) },
@@ -183,6 +209,26 @@ fn window_spec(call: &WindowCall) -> crate::error::Result<WindowSpec> {
                 .hint("TUMBLE, HOP and CUMULATE can"));
         }
     };
-    let offset = interval(call.offset);
-    WindowSpec::new(kind, offset, chrono_tz::UTC).map_err(|e| e.at(call.span))
+    let mut offset = interval(call.offset);
+    let clock = match zone {
+        Zone::Named(zone) if in_days => zone,
+        _ => {
+            // From one boundary to the next but one; what the clock is ahead by, beyond that, makes no difference.
+            let period_us = match call.kind {
+                CallKind::Cumulate { size, .. } => size.micros,
+                CallKind::Hop { slide, .. } => slide.micros,
+                CallKind::Tumble { size } => size.micros,
+                CallKind::Session { .. } => 0,
+            };
+            let Some(ahead_us) = zone.steady_ahead_us(period_us.max(1)) else {
+                let message = format!("windows of this length begin at changing times of the day in {zone}");
+                return Err(Diagnostic::new(Code::InvalidWindow, message).at(call.span).hint(
+                    "choose a length that divides an hour or is whole days; or window a TIMESTAMP column, as ts AS at AT TIME ZONE '…'",
+                ));
+            };
+            offset.micros = offset.micros.saturating_sub(ahead_us);
+            chrono_tz::UTC
+        }
+    };
+    WindowSpec::new(kind, offset, clock).map_err(|e| e.at(call.span))
 }

@@ -1,10 +1,11 @@
 //! Functions and casts that are another way to write an expression: `IF`, `MOD`, `LOCATE`, `TIMESTAMPADD`, `FLOOR(ts TO DAY)`,
-//! `CAST(x AS VARCHAR(n))`, `UNIX_TIMESTAMP()`.
+//! `ts AT TIME ZONE zone`, `MAP['a', 1]`, `CAST(x AS VARCHAR(n))`, `UNIX_TIMESTAMP()`.
 
 use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
-    BinaryOperator, CaseWhen, CastKind, CeilFloorKind, CharacterLength, DataType, DateTimeField, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, Interval, JsonNullClause, ObjectNamePart, Value,
+    AccessExpr, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, CharacterLength, DataType, DateTimeField, Expr, Function,
+    FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, Interval, JsonNullClause, ObjectNamePart,
+    Value,
 };
 use sqlparser::tokenizer::Span as TokenSpan;
 
@@ -27,8 +28,37 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
             }
         }
         Expr::Floor { expr: inner, field: CeilFloorKind::DateTimeField(field) } if *field != DateTimeField::NoDateTime => {
-            let unit = text(&field.to_string().to_ascii_lowercase(), TokenSpan::empty());
-            *expr = call("date_trunc", TokenSpan::empty(), vec![unit, inner.as_ref().clone()]);
+            *expr = rounded("floor_time", field, inner);
+        }
+        Expr::Ceil { expr: inner, field: CeilFloorKind::DateTimeField(field) } if *field != DateTimeField::NoDateTime => {
+            *expr = rounded("ceil_time", field, inner);
+        }
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            let args = vec![timestamp.as_ref().clone(), time_zone.as_ref().clone()];
+            *expr = call(crate::functions::AT_TIME_ZONE, TokenSpan::empty(), args);
+        }
+        // A time that is written out has the digits that are written.
+        Expr::TypedString(literal) => {
+            if let (DataType::Timestamp(precision @ None, _), Value::SingleQuotedString(text)) =
+                (&mut literal.data_type, &literal.value.value)
+            {
+                let written = text.rsplit_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
+                *precision = Some(written.min(6) as u64);
+            }
+        }
+        // The planner takes the name of a field as a text, unless it may belong to the name before.
+        Expr::CompoundFieldAccess { root, access_chain } => {
+            let mut is_name = matches!(root.as_ref(), Expr::Identifier(_));
+            for access in access_chain {
+                match access {
+                    AccessExpr::Dot(Expr::Identifier(_)) if is_name => {}
+                    AccessExpr::Dot(Expr::Identifier(name)) => {
+                        let (name, span) = (name.value.clone(), name.span);
+                        *access = AccessExpr::Dot(text(&name, span));
+                    }
+                    _ => is_name = false,
+                }
+            }
         }
         // The standard cuts what is too long, and so says the length something.
         Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon | CastKind::TryCast, data_type, .. } => {
@@ -124,6 +154,12 @@ fn json(function: &Function) -> Result<Option<Expr>> {
     }))
 }
 
+/// `FLOOR(time TO unit)` as a call.
+fn rounded(function: &str, unit: &DateTimeField, time: &Expr) -> Expr {
+    let unit = text(&unit.to_string().to_ascii_lowercase(), TokenSpan::empty());
+    call(function, TokenSpan::empty(), vec![unit, time.clone()])
+}
+
 fn text(value: &str, span: TokenSpan) -> Expr {
     Expr::Value(Value::SingleQuotedString(value.to_owned()).with_span(span))
 }
@@ -161,6 +197,17 @@ fn function_as_expr(name: &Ident, args: &[FunctionArg]) -> Result<Option<Expr>> 
             let nested = |expr: &Expr| Box::new(Expr::Nested(Box::new(expr.clone())));
             let modulo = Expr::BinaryOp { left: nested(a), op: BinaryOperator::Modulo, right: nested(b) };
             Some(Expr::Nested(Box::new(modulo)))
+        }
+        ("MAP_OF", members) => {
+            if members.len() % 2 != 0 {
+                return Err(Diagnostic::new(Code::InvalidArgument, "MAP[…] has a key without a value")
+                    .at(span_of(span))
+                    .hint("write MAP[key, value, key, value, …]"));
+            }
+            let list = |skip: usize| {
+                call("make_array", span, members.iter().skip(skip).step_by(2).map(|member| (*member).clone()).collect())
+            };
+            Some(call("map", span, vec![list(0), list(1)]))
         }
         ("LOCATE", [part, whole]) => Some(call("strpos", span, vec![(*whole).clone(), (*part).clone()])),
         ("UNIX_TIMESTAMP", []) => Some(call("unix_timestamp", span, vec![call("now", span, Vec::new())])),

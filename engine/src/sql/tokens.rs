@@ -144,6 +144,7 @@ fn word(value: &str, keyword: Keyword) -> Token {
 /// Turns what sqlparser can't parse into what it can, token by token:
 /// - `TABLE t` as an argument → `t`; `TABLE t PARTITION BY a, b, next` → `t, PARTITION_KEYS => (a, b), next`;
 /// - `JSON_OBJECT(KEY 'a' VALUE x, 'b': y)` → `JSON_OBJECT('a', x, 'b', y)`;
+/// - `MAP['a', 1]` → `map_of('a', 1)`; with one value in the brackets it is an element of a column called map;
 /// - `ROW<…>` → `STRUCT<…>`, and `NOT NULL` inside it → `OPTIONS(not_null = true)`;
 /// - `TIMESTAMP(p) WITH LOCAL TIME ZONE` → `TIMESTAMPTZ(p)`, `TIMESTAMP_LTZ '…'` → `TIMESTAMPTZ '…'`.
 fn adapt(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
@@ -187,6 +188,12 @@ fn adapt(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         {
             replaced.push((index, vec![]));
             partition_keys(&code, &tokens, position, &mut replaced);
+        } else if is_word(token, "MAP") && *at(position + 1) == Token::LBracket {
+            if let Some(end) = list_end(&code, &tokens, position + 1) {
+                replaced.push((index, vec![word("map_of", Keyword::NoKeyword)]));
+                replaced.push((code[position + 1], vec![Token::LParen]));
+                replaced.push((code[end], vec![Token::RParen]));
+            }
         } else if is_word(token, "JSON_OBJECT") && *at(position + 1) == Token::LParen {
             json_members(&code, &tokens, position + 1, &mut replaced);
         } else if is_word(token, "TIMESTAMP") {
@@ -214,6 +221,24 @@ fn adapt(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         }
     }
     out
+}
+
+/// Where the bracket that opens at `position` closes, if there is a comma between its own values.
+fn list_end(code: &[usize], tokens: &[TokenWithSpan], position: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut is_list = false;
+    for (here, index) in code.iter().copied().enumerate().skip(position) {
+        match tokens[index].token {
+            Token::LBracket | Token::LParen | Token::LBrace => depth += 1,
+            Token::RBracket | Token::RParen | Token::RBrace => depth = depth.checked_sub(1)?,
+            Token::Comma => is_list |= depth == 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return is_list.then_some(here);
+        }
+    }
+    None
 }
 
 /// `TABLE t PARTITION BY a, b, DESCRIPTOR(ts)` at `position`: the keys reach up to the argument that is a call or has a name.

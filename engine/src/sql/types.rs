@@ -7,7 +7,8 @@
 //! | `VARCHAR`, `STRING`, `TEXT`, `CHAR`, `JSON` | `Utf8View`; JSON is marked in the field's metadata |
 //! | `BYTES`, `BYTEA`, `VARBINARY` | `Binary` |
 //!
-//! Precisions of times are checked and then count as 6: everything is kept in µs. `p` above 6 is refused, because it would lose digits.
+//! Everything is kept in µs. The precision `p` of a time stands in the field's metadata ([`time_digits`]): values of such a column are cut to
+//! that many digits where they come in, and `CAST(… AS STRING)` writes that many. `p` above 6 is refused, because it would lose digits.
 
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ use crate::error::{Code, Diagnostic, Result};
 pub const TYPE_METADATA: &str = "tiderace.type";
 /// The value of [`TYPE_METADATA`] for JSON.
 pub const JSON: &str = "json";
+/// The key of a field's metadata that tells how many digits of a second its times have.
+pub const PRECISION_METADATA: &str = "tiderace.precision";
+/// The digits of a second that a time can have: everything is kept in µs.
+pub const TIME_DIGITS_MAX: u8 = 6;
 /// The zone of every `TIMESTAMP_LTZ`.
 pub const UTC: &str = "UTC";
 /// How deep types may be nested.
@@ -86,8 +91,41 @@ fn nested_field(name: &str, sql_type: &SqlType, not_null: bool, depth: usize) ->
     let field = Field::new(name, data_type, !not_null);
     Ok(match sql_type {
         SqlType::JSON | SqlType::JSONB => field.with_metadata([(TYPE_METADATA.to_owned(), JSON.to_owned())].into()),
-        _ => field,
+        _ => match declared_time_digits(sql_type) {
+            Some(digits) => with_time_digits(field, digits),
+            None => field,
+        },
     })
+}
+
+/// The digits of a second that a type declares. `TIMESTAMP` alone is `TIMESTAMP(6)`, as in the standard; `TIME` alone says nothing.
+fn declared_time_digits(sql_type: &SqlType) -> Option<u8> {
+    let declared = match sql_type {
+        SqlType::Time(precision, _) => *precision,
+        SqlType::Timestamp(precision, _) => Some(precision.unwrap_or(u64::from(TIME_DIGITS_MAX))),
+        SqlType::Custom(name, modifiers) if name.to_string().eq_ignore_ascii_case("TIMESTAMP_LTZ") => {
+            Some(modifiers.first().and_then(|p| p.parse().ok()).unwrap_or(u64::from(TIME_DIGITS_MAX)))
+        }
+        _ => None,
+    };
+    declared.and_then(|digits| u8::try_from(digits).ok()).filter(|digits| *digits <= TIME_DIGITS_MAX)
+}
+
+/// The same field, of times with so many digits of a second.
+#[must_use]
+pub fn with_time_digits(field: Field, digits: u8) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(PRECISION_METADATA.to_owned(), digits.to_string());
+    field.with_metadata(metadata)
+}
+
+/// How many digits of a second the times of a column have; `None` when nothing is declared (or the column holds no times).
+#[must_use]
+pub fn time_digits(field: &Field) -> Option<u8> {
+    if !matches!(field.data_type(), DataType::Timestamp(..) | DataType::Time64(_)) {
+        return None;
+    }
+    field.metadata().get(PRECISION_METADATA)?.parse().ok().filter(|digits| *digits <= TIME_DIGITS_MAX)
 }
 
 fn struct_field(index: usize, field: &StructField, depth: usize) -> Result<Field> {
@@ -287,7 +325,12 @@ pub fn sql_name(field: &Field) -> String {
     if field.metadata().get(TYPE_METADATA).is_some_and(|name| name == JSON) {
         return "JSON".to_owned();
     }
-    data_type_name(field.data_type())
+    let name = data_type_name(field.data_type());
+    match (time_digits(field), field.data_type()) {
+        // What the name alone means.
+        (None, _) | (Some(TIME_DIGITS_MAX), DataType::Timestamp(..)) => name,
+        (Some(digits), _) => format!("{name}({digits})"),
+    }
 }
 
 /// As [`sql_name`], without a field's metadata.
@@ -382,11 +425,13 @@ mod tests {
             ("NUMERIC", "DECIMAL(38, 10)"),
             ("DECIMAL(5)", "DECIMAL(5, 0)"),
             ("DATE", "DATE"),
-            ("TIME(3)", "TIME"),
+            ("TIME(3)", "TIME(3)"),
             ("TIMESTAMP", "TIMESTAMP"),
-            ("TIMESTAMP(3)", "TIMESTAMP"),
-            ("TIMESTAMP(3) WITHOUT TIME ZONE", "TIMESTAMP"),
-            ("TIMESTAMP_LTZ(3)", "TIMESTAMP_LTZ"),
+            ("TIMESTAMP(3)", "TIMESTAMP(3)"),
+            ("TIMESTAMP(3) WITHOUT TIME ZONE", "TIMESTAMP(3)"),
+            ("TIMESTAMP_LTZ(3)", "TIMESTAMP_LTZ(3)"),
+            ("TIMESTAMP(0)", "TIMESTAMP(0)"),
+            ("ROW<at TIMESTAMP(3)>", "ROW<at TIMESTAMP(3)>"),
             ("TIMESTAMP WITH LOCAL TIME ZONE", "TIMESTAMP_LTZ"),
             ("TIMESTAMP(6) WITH TIME ZONE", "TIMESTAMP_LTZ"),
             ("TIMESTAMPTZ", "TIMESTAMP_LTZ"),

@@ -6,6 +6,7 @@
 mod drift;
 mod schedule;
 mod splits;
+mod zone;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use datafusion::physical_plan::PhysicalExpr;
 pub use drift::{DriftGroups, DriftSlot};
 pub use schedule::TickSchedule;
 pub use splits::SplitWatermarks;
+pub use zone::{Zone, ZoneClock};
 
 /// How a source makes its watermark. Event time is µs since 1970.
 #[derive(Clone, Debug)]

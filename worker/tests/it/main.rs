@@ -6,6 +6,7 @@ mod error_codes;
 mod full_disk;
 mod serve;
 mod stopping;
+mod times;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

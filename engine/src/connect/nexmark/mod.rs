@@ -274,6 +274,10 @@ impl Source for NexmarkSource {
         Ring::Core
     }
 
+    fn time_digits(&self) -> Option<u8> {
+        Some(3)
+    }
+
     fn rows_hint(&self) -> Option<u64> {
         let events = self.events_num?;
         let mut runs = Vec::new();

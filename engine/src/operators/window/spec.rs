@@ -257,6 +257,15 @@ impl WindowSpec {
         self.kind
     }
 
+    /// Whether every window begins at a whole millisecond.
+    #[must_use]
+    pub fn is_whole_milliseconds(&self) -> bool {
+        match self.grid {
+            Grid::Fixed { step_us, offset_us } => step_us % 1000 == 0 && offset_us % 1000 == 0,
+            Grid::Civil { offset_us, .. } => offset_us % 1000 == 0,
+        }
+    }
+
     /// The most windows that an instant falls into.
     #[must_use]
     pub fn windows_per_row(&self) -> usize {
