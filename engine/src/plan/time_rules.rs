@@ -148,7 +148,8 @@ impl TimeRules {
         let name = name.as_str();
         if name == "to_local_time" && call.args.len() == 1 {
             let kind = call.args[0].get_type(schema)?;
-            if matches!(kind, DataType::Timestamp(_, Some(_))) {
+            // It knows zones of types; the session's it does not.
+            if zone_of(&kind) == Some(UTC) && !self.zone.is_utc() {
                 let [time] = <[Expr; 1]>::try_from(call.args)
                     .map_err(|_| external(Diagnostic::new(Code::Internal, "to_local_time lost its argument")))?;
                 return Ok(Transformed::yes(self.on_clock(time, &kind)?));
