@@ -80,7 +80,7 @@ fn parts_of_an_instant_are_those_of_the_sessions_clock() {
             ("CAST(l3 AS TIME(0))", "04:01:02"),
             ("CAST(l3 AS TIMESTAMP(3))", "2020-03-01 04:01:02.123"),
             ("FLOOR(l3 TO DAY)", "2020-03-01 00:00:00.000"),
-            ("CEIL(l3 TO MONTH)", "2020-03-01 00:00:00.000"),
+            ("CEIL(l3 TO MONTH)", "2020-04-01 00:00:00.000"),
             ("date_trunc('month', l3)", "2020-03-01 00:00:00.000"),
             ("CAST(t3 AS TIMESTAMP_LTZ(3))", "2020-02-29 20:01:02.123"),
             ("UNIX_TIMESTAMP('1970-01-01 08:00:00')", "0"),
