@@ -49,7 +49,8 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
         Ok(plan) => plan,
         Err(errors) => return console.refuse(&Located::in_sql(&errors, &file), &errors),
     };
-    let queries: Result<Vec<_>, _> = arguments.query.iter().map(|sql| ViewQuery::plan(&plan.views, plan.settings.zone, sql)).collect();
+    let queries: Result<Vec<_>, _> =
+        arguments.query.iter().map(|sql| ViewQuery::plan(&plan.views, plan.settings.zone, sql)).collect();
     let queries = match queries {
         Ok(queries) => queries,
         Err(error) => return console.refuse_alone(Diagnostic { span: None, ..error }),

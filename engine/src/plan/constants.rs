@@ -16,7 +16,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Ope
 use sqlparser::ast::{self, Spanned, Visit, Visitor};
 
 use super::compile::physical;
-use super::diagnose::external;
+use super::diagnose::{external, in_sql_types};
 use crate::error::{Code, Diagnostic, Span};
 use crate::operators::chain::classify;
 use crate::sql::span_of;
@@ -194,6 +194,13 @@ fn compute(expr: &Expr, told: &Expr) -> Result<(), Fault> {
     });
     // The text that the message shows is the one that is wrong.
     texts.sort_by_key(|text| !message.contains(text.as_str()));
+    let (code, message) = match texts.last() {
+        // DataFusion's message has the pattern drawn in several lines.
+        Some(pattern) if message.contains("Regular expression did not compile") => {
+            (Code::InvalidArgument, format!("'{pattern}' is no regular expression"))
+        }
+        _ => (code, in_sql_types(&message)),
+    };
     let function = match told {
         Expr::ScalarFunction(call) => Some(call.func.name().to_owned()),
         _ => None,

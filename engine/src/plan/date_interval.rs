@@ -1,7 +1,5 @@
 //! `DATE + INTERVAL '1' HOUR` is a TIMESTAMP, as in Flink and PostgreSQL: a DATE has no hours to add to.
 
-use std::sync::Arc;
-
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
@@ -14,14 +12,6 @@ use crate::sql::types::timestamp;
 /// Plans sums and differences of DATE and INTERVAL, unless the interval is written out and has whole days only.
 #[derive(Debug)]
 pub(super) struct DateInterval;
-
-impl DateInterval {
-    /// Before all others: the one that plans decides.
-    pub(super) fn before(planners: &[Arc<dyn ExprPlanner>]) -> Vec<Arc<dyn ExprPlanner>> {
-        let first: Arc<dyn ExprPlanner> = Arc::new(Self);
-        std::iter::once(first).chain(planners.iter().cloned()).collect()
-    }
-}
 
 impl ExprPlanner for DateInterval {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {

@@ -18,6 +18,7 @@ mod emission;
 mod explain;
 mod field_names;
 mod group;
+mod map_element;
 mod names;
 mod not_null;
 mod optimizer;

@@ -19,6 +19,7 @@ use datafusion::prelude::SessionConfig;
 
 use super::date_interval::DateInterval;
 use super::diagnose::external;
+use super::map_element::MapElement;
 use super::window_node::WindowTvfPlanner;
 use crate::error::{Code, Diagnostic};
 use crate::operators::aggregate::AggregateFunction;
@@ -103,7 +104,8 @@ impl Session {
             }
         }
         Ok(Self {
-            expr_planners: DateInterval::before(state.expr_planners()),
+            // Ours before all others: the one that plans decides.
+            expr_planners: own_planners().into_iter().chain(state.expr_planners().iter().cloned()).collect(),
             state,
             relations: HashMap::new(),
             relation_planners: vec![Arc::new(WindowTvfPlanner { zone: Zone::UTC })],
@@ -188,6 +190,10 @@ impl Session {
         let lower = name.to_ascii_lowercase();
         self.function_names.get(&lower).cloned().unwrap_or(lower)
     }
+}
+
+fn own_planners() -> [Arc<dyn ExprPlanner>; 2] {
+    [Arc::new(DateInterval), Arc::new(MapElement)]
 }
 
 impl ContextProvider for Session {

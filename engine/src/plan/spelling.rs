@@ -146,6 +146,9 @@ fn text(expr: &Expr, names: Names<'_>) -> (String, u8) {
                 };
                 (format!("{}{}", within(of, names, ATOM), path.iter().map(step).collect::<String>()), ATOM)
             }
+            ("array_element", [Expr::ScalarFunction(found), _]) if found.name() == "map_extract" && found.args.len() == 2 => {
+                (format!("{}[{}]", within(&found.args[0], names, ATOM), spell(&found.args[1], names)), ATOM)
+            }
             ("array_element", [of, index]) => (format!("{}[{}]", within(of, names, ATOM), spell(index, names)), ATOM),
             ("make_array", elements) => (format!("ARRAY[{}]", spell_all(elements, names)), ATOM),
             (TIME_TEXT, [inner]) => (format!("CAST({} AS STRING)", spell(inner, names)), ATOM),

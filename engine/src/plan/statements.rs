@@ -409,7 +409,10 @@ impl Planner<'_> {
         self.make_way(&create.name, create.or_replace)?;
         let plan = self.plan_query(&create.query.query, create.query.span)?;
         let plan = rename(plan, create).map_err(|e| diagnose(&e, span))?;
-        let schema: SchemaRef = Arc::new(Schema::new(plan.schema().fields().iter().cloned().collect::<Vec<_>>()));
+        // Analysis tells the digits of times, which the columns' types are shown with.
+        let analyzed = super::optimizer::analyze(plan.clone(), self.session.options(), self.session.zone());
+        let analyzed = analyzed.map_err(|e| diagnose(&e, span))?;
+        let schema: SchemaRef = Arc::new(Schema::new(analyzed.schema().fields().iter().cloned().collect::<Vec<_>>()));
         let Some(name) = self.catalog.create_view(create, schema.clone())? else { return Ok(()) };
         match create.kind {
             ViewKind::View => {

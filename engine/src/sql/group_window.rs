@@ -156,13 +156,14 @@ fn select(select: &mut Select) -> Result<Option<GroupWindow>> {
         }
     }
     let call = found.as_ref();
+    let mut takes_time = false;
     for item in projection.iter_mut() {
         match item {
-            SelectItem::ExprWithAlias { expr, .. } => replace(expr, call)?,
+            SelectItem::ExprWithAlias { expr, .. } => takes_time |= replace(expr, call)?,
             SelectItem::UnnamedExpr(expr) => {
                 // A name for what has none of its own.
                 let alias = as_group_window(expr).map(|call| Ident { value: call.name.to_ascii_lowercase(), ..call.ident });
-                replace(expr, call)?;
+                takes_time |= replace(expr, call)?;
                 if let Some(alias) = alias {
                     *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
                 }
@@ -171,7 +172,10 @@ fn select(select: &mut Select) -> Result<Option<GroupWindow>> {
         }
     }
     for expr in [&mut select.having, &mut select.qualify].into_iter().flatten() {
-        replace(expr, call)?;
+        takes_time |= replace(expr, call)?;
+    }
+    if let (true, Some(call), GroupByExpr::Expressions(exprs, _)) = (takes_time, call, &mut select.group_by) {
+        group_by_time(exprs, call);
     }
     if let Some(expr) = &mut select.selection {
         replace(expr, None)?;
@@ -180,6 +184,22 @@ fn select(select: &mut Select) -> Result<Option<GroupWindow>> {
         into_from(select, call)?;
     }
     Ok(found)
+}
+
+/// The window's time is a key beside its end, which it follows from.
+fn group_by_time(exprs: &mut Vec<Expr>, window: &GroupWindow) {
+    let [_, end] = window.keys();
+    if let Some(at) = exprs.iter().position(|expr| *expr == end) {
+        exprs.insert(at + 1, window.column("window_time"));
+    }
+    for expr in exprs {
+        let (Expr::GroupingSets(sets) | Expr::Rollup(sets) | Expr::Cube(sets)) = expr else { continue };
+        for set in sets {
+            if set.contains(&end) {
+                set.push(window.column("window_time"));
+            }
+        }
+    }
 }
 
 /// Group keys, with the window's two columns instead of the window function, its alias, or its number in the SELECT list.
@@ -219,11 +239,11 @@ fn keys(exprs: Vec<Expr>, projection: &[SelectItem], found: &mut Option<GroupWin
     Ok(out)
 }
 
-/// Puts the window's columns where `expr` says TUMBLE_START, TUMBLE and so on.
-fn replace(expr: &mut Expr, window: Option<&GroupWindow>) -> Result<()> {
-    let mut replacer = Replacer { window, error: None, depth: 0 };
+/// Puts the window's columns where `expr` says TUMBLE_START, TUMBLE and so on; says whether the window's time is among them.
+fn replace(expr: &mut Expr, window: Option<&GroupWindow>) -> Result<bool> {
+    let mut replacer = Replacer { window, error: None, depth: 0, takes_time: false };
     let _ = expr.visit(&mut replacer);
-    replacer.error.map_or(Ok(()), Err)
+    replacer.error.map_or(Ok(replacer.takes_time), Err)
 }
 
 struct Replacer<'w> {
@@ -231,10 +251,12 @@ struct Replacer<'w> {
     error: Option<Diagnostic>,
     /// How many subqueries deep; they have windows of their own.
     depth: usize,
+    /// Whether TUMBLE_ROWTIME was met.
+    takes_time: bool,
 }
 
 impl Replacer<'_> {
-    fn expr(&self, expr: &mut Expr) -> Result<()> {
+    fn expr(&mut self, expr: &mut Expr) -> Result<()> {
         let (found, part) = match (as_part(expr), as_group_window(expr)) {
             (Some((found, part)), _) => (found, Some(part)),
             (None, Some(found)) => (found, None),
@@ -251,7 +273,10 @@ impl Replacer<'_> {
         *expr = match part {
             Some(Part::Start) => window.column("window_start"),
             Some(Part::End) => window.column("window_end"),
-            Some(Part::EventTime) => window.column("window_time"),
+            Some(Part::EventTime) => {
+                self.takes_time = true;
+                window.column("window_time")
+            }
             Some(Part::ProcessingTime) => call("PROCTIME", window.ident.span, Vec::new()),
             None => window.as_struct(),
         };

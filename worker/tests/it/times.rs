@@ -249,8 +249,45 @@ fn other_spellings_of_flink() {
 }
 
 #[test]
+fn group_windows_have_their_parts_and_maps_their_elements() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("e.jsonl");
+    std::fs::write(&path, "{\"ms\": 1583006462123, \"m\": {\"z\": {\"x\": 5}}, \"rs\": [{\"a\": 7}]}\n").unwrap();
+    let table = format!(
+        "CREATE TABLE e (ms BIGINT, m MAP<STRING, ROW<x INT>>, rs ARRAY<ROW<a INT>>, pt AS PROCTIME(),
+           at AS TO_TIMESTAMP_LTZ(ms, 3), WATERMARK FOR at AS at)
+         WITH (connector = 'filesystem', path = '{}', format = 'json');\n",
+        path.display()
+    );
+    let minute = "INTERVAL '1' MINUTE";
+    let rows = run(&format!(
+        "{table}SELECT CAST(TUMBLE_START(at, {minute}) AS STRING) AS s, CAST(TUMBLE_END(at, {minute}) AS STRING) AS e,
+           CAST(TUMBLE_ROWTIME(at, {minute}) AS STRING) AS r, count(*) AS n FROM e GROUP BY TUMBLE(at, {minute});"
+    ))
+    .rows;
+    for time in ["2020-02-29 20:01:00.000", "2020-02-29 20:02:00.000", "2020-02-29 20:01:59.999"] {
+        assert!(rows.contains(time), "{rows}");
+    }
+    // The row time of a window is a time column: windows stand over it.
+    let rows = run(&format!(
+        "{table}SELECT CAST(HOP_END(r, INTERVAL '1' HOUR, INTERVAL '1' HOUR) AS STRING) AS e, sum(n) AS n FROM
+           (SELECT HOP_ROWTIME(at, {minute}, {minute}) AS r, count(*) AS n FROM e GROUP BY HOP(at, {minute}, {minute})) x
+         GROUP BY HOP(r, INTERVAL '1' HOUR, INTERVAL '1' HOUR);"
+    ))
+    .rows;
+    assert!(rows.contains("2020-02-29 21:00:00.000"), "{rows}");
+    let rows = run(&format!(
+        "{table}SELECT TUMBLE_PROCTIME(pt, {minute}) IS NOT NULL AS p, count(*) AS n FROM e GROUP BY TUMBLE(pt, {minute});"
+    ))
+    .rows;
+    assert!(rows.contains("true"), "{rows}");
+    let rows = run(&format!("{table}SELECT m['z'].x AS x, rs[1].a AS a, e.rs[1].a AS b, m['y'].x IS NULL AS none FROM e;")).rows;
+    assert!(rows.contains("5 | 7 | 7 | true"), "{rows}");
+}
+
+#[test]
 fn decimals_of_more_than_38_digits_are_an_error() {
-    for sum in ["big + big", "big * ten", "-big - big"] {
+    for sum in ["big + ten", "big + big", "big * ten", "-ten - big"] {
         let sql = format!(
             "CREATE VIEW w AS SELECT CAST(a AS DECIMAL(38, 0)) AS big, CAST(b AS DECIMAL(38, 0)) AS ten
                FROM (VALUES ('99999999999999999999999999999999999999', '10')) v(a, b);
