@@ -17,6 +17,7 @@ pub(super) const FUNCTIONS: &[Function] = &[Function {
     doc: "The only element of an array; NULL when it is empty. An array of several is an error.",
     volatility: Volatility::Immutable,
     types: |types| match types {
+        [DataType::Null] => Some((vec![DataType::new_list(DataType::Int64, true)], DataType::Int64)),
         [list @ DataType::List(inner)] => Some((vec![list.clone()], inner.data_type().clone())),
         _ => None,
     },

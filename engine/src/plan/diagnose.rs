@@ -111,7 +111,19 @@ fn nearest<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
         .map(|(_, n)| n)
 }
 
+/// What a function of ours said of its arguments, which DataFusion tells as text among its own.
+fn called_wrongly(text: &str) -> Option<Diagnostic> {
+    let (_, said) = text.split_once("coercion failed with: External error: ")?;
+    let said = said.split(" No function matches").next()?.trim().trim_end_matches('.');
+    let said = said.strip_prefix(&format!("{}: ", Code::UnknownFunction)).unwrap_or(said);
+    let (message, advice) = said.split_once(" (write ")?;
+    Some(Diagnostic::new(Code::UnknownFunction, message).hint(format!("write {}", advice.strip_suffix(')').unwrap_or(advice))))
+}
+
 fn plan_error(text: &str) -> Diagnostic {
+    if let Some(told) = called_wrongly(text) {
+        return told;
+    }
     let text = text.trim_start_matches("Error during planning: ").trim_start_matches("type_coercion\ncaused by\n");
     let text = text.trim_start_matches("Error during planning: ");
     let line = first_line(text);
@@ -217,6 +229,19 @@ mod tests {
         let known = diagnose(&DataFusionError::Plan("Invalid function 'frob'.\nDid you mean 'floor'?".into()), statement);
         assert_eq!(known.code, Code::UnknownFunction);
         assert_eq!(known.message, "there is no function `frob`");
+        assert_eq!(known.message, "Invalid function 'frob'");
+        let called = diagnose(
+            &DataFusionError::Plan(
+                "Execution error: Function 'element' user-defined coercion failed with: External error: TR-1003: element(STRING) can't be \
+                 called so (write element(array)). No function matches the given name"
+                    .into(),
+            ),
+            statement,
+        );
+        assert_eq!(
+            (called.code, called.message.as_str(), called.hint.as_deref()),
+            (Code::UnknownFunction, "element(STRING) can't be called so", Some("write element(array)"))
+        );
         let types = diagnose(
             &DataFusionError::Plan("Cannot coerce arithmetic expression Int64 + Utf8View to valid types".into()),
             statement,

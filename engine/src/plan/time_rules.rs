@@ -194,6 +194,11 @@ impl TimeRules {
 
     /// A function that looks at the parts of a time: instants become what the clock shows.
     fn look(self, call: ScalarFunction, rounds: bool, schema: &DFSchema) -> Result<Transformed<Expr>> {
+        // Seconds since 1970 are the same on every clock.
+        let unit = call.args.first().and_then(literal).and_then(|unit| unit.try_as_str().flatten());
+        if call.func.name() == "date_part" && unit.is_some_and(|unit| unit.eq_ignore_ascii_case("epoch")) {
+            return Ok(Transformed::no(Expr::ScalarFunction(call)));
+        }
         let mut found = None;
         let mut args = Vec::with_capacity(call.args.len());
         for arg in &call.args {

@@ -112,10 +112,7 @@ impl Zone {
     /// The instant at which its clock shows that; `None` out of the range of µs.
     #[must_use]
     pub fn instant_us(self, clock_us: i64) -> Option<i64> {
-        let zone = match self {
-            Self::Fixed(_) => return clock_us.checked_sub(self.ahead_us(0)),
-            Self::Named(zone) => zone,
-        };
+        let Self::Named(zone) = self else { return clock_us.checked_sub(self.ahead_us(0)) };
         let ahead = |offset: chrono_tz::TzOffset| i64::from(offset.fix().local_minus_utc()) * SECOND_US;
         // The last reading before `clock_us` that ever was: the largest gap on record is a day.
         const QUARTER_US: i64 = 900 * SECOND_US;

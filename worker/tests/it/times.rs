@@ -93,6 +93,8 @@ fn parts_of_an_instant_are_those_of_the_sessions_clock() {
             ("HOUR(t3)", "20"),
             ("l3 = t3 + INTERVAL '8' HOUR", "true"),
             ("HOUR(l3 AT TIME ZONE 'UTC')", "20"),
+            ("CAST(EXTRACT(EPOCH FROM l3) AS BIGINT)", "1583006462"),
+            ("UNIX_TIMESTAMP(l3)", "1583006462"),
         ],
     );
     values("", &[("HOUR(l3)", "20"), ("CAST(l3 AS DATE)", "2020-02-29")]);
