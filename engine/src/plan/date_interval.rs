@@ -20,6 +20,11 @@ impl ExprPlanner for DateInterval {
             BinaryOperator::Minus => Operator::Minus,
             _ => return Ok(PlannerResult::Original(expr)),
         };
+        // The type of a long sum is dear to find: the side that is none is asked first.
+        let short = if matches!(expr.right, Expr::BinaryExpr(_)) { &expr.left } else { &expr.right };
+        if !matches!(short.get_type(schema), Ok(DataType::Date32 | DataType::Interval(_))) {
+            return Ok(PlannerResult::Original(expr));
+        }
         let kinds = (expr.left.get_type(schema), expr.right.get_type(schema));
         let is_interval = |kind: &DataType| matches!(kind, DataType::Interval(_));
         let (date_is_left, interval) = match &kinds {
