@@ -231,7 +231,7 @@ fn old_group_windows_become_table_functions() {
         ),
         (
             "SELECT TUMBLE_ROWTIME(ts, INTERVAL '1' HOUR) FROM t GROUP BY GROUPING SETS ((a, TUMBLE(ts, INTERVAL '1' HOUR)), (TUMBLE(ts, INTERVAL '1' HOUR)))",
-            "SELECT window_time FROM TUMBLE(t, DESCRIPTOR(ts), INTERVAL '1 hour') AS t GROUP BY GROUPING SETS ((a, window_start, window_end), (window_start, window_end))",
+            "SELECT window_time FROM TUMBLE(t, DESCRIPTOR(ts), INTERVAL '1 hour') AS t GROUP BY GROUPING SETS ((a, window_start, window_end, window_time), (window_start, window_end, window_time))",
         ),
     ] {
         let StatementKind::Query(query) = one(old) else { panic!() };
