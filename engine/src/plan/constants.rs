@@ -16,7 +16,8 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Ope
 use sqlparser::ast::{self, Spanned, Visit, Visitor};
 
 use super::compile::physical;
-use super::diagnose::{external, in_sql_types};
+use super::diagnose::external;
+use super::planner_words::in_sql_types;
 use crate::error::{Code, Diagnostic, Span};
 use crate::operators::chain::classify;
 use crate::sql::span_of;

@@ -111,111 +111,6 @@ fn nearest<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
         .map(|(_, n)| n)
 }
 
-/// What a function of ours said of its arguments, which DataFusion tells as text among its own.
-fn called_wrongly(text: &str) -> Option<Diagnostic> {
-    let (_, said) = text.split_once("coercion failed with: External error: ")?;
-    let said = said.split(" No function matches").next()?.trim().trim_end_matches('.');
-    let said = said.strip_prefix(&format!("{}: ", Code::UnknownFunction)).unwrap_or(said);
-    let (message, advice) = said.split_once(" (write ")?;
-    Some(Diagnostic::new(Code::UnknownFunction, message).hint(format!("write {}", advice.strip_suffix(')').unwrap_or(advice))))
-}
-
-fn plan_error(text: &str) -> Diagnostic {
-    if let Some(told) = called_wrongly(text) {
-        return told;
-    }
-    let text = text.trim_start_matches("Error during planning: ").trim_start_matches("type_coercion\ncaused by\n");
-    let text = text.trim_start_matches("Error during planning: ");
-    let line = first_line(text);
-    let lower = line.to_lowercase();
-    let code = if lower.starts_with("table") && lower.contains("not found") {
-        Code::UnknownTable
-    } else if lower.contains("invalid function") {
-        Code::UnknownFunction
-    } else if lower.contains("must appear in the group by") || lower.contains("could not be resolved from available columns") {
-        Code::NotGrouped
-    } else if lower.contains("no function matches")
-        || lower.contains("failed to coerce arguments")
-        || lower.contains("does not support")
-    {
-        Code::UnknownFunction
-    } else if lower.contains("cannot coerce")
-        || lower.contains("can't be evaluated")
-        || lower.contains("cannot infer common")
-        || lower.contains("incompatible")
-        || lower.contains("type mismatch")
-        || lower.contains("cannot cast")
-        || lower.contains("unsupported cast")
-        || lower.contains("requires boolean")
-        || lower.contains("cannot create filter with non-boolean")
-    {
-        Code::TypeMismatch
-    } else if lower.contains("duplicate") || lower.contains("unique expression names") {
-        Code::DuplicateName
-    } else if lower.contains("aggregate functions are not allowed")
-        || lower.contains("with position")
-        || lower.contains("cannot be nested")
-        || lower.contains("within group is only")
-    {
-        Code::NotGrouped
-    } else if lower.contains("qualify clause requires") {
-        return Diagnostic::new(Code::UnsupportedOver, "QUALIFY chooses rows by an OVER window, and there is none")
-            .hint("OVER windows can't be run yet; use WHERE or HAVING");
-    } else if lower.contains("temporal operation") || lower.contains("parser error") || lower.contains("cast error") {
-        Code::TypeMismatch
-    } else if lower.contains("scalarsubquery") || lower.contains("scalar subquery") {
-        return Diagnostic::new(Code::UnsupportedJoin, "scalar subqueries can't be run yet")
-            .hint("write what can be said without a join; joins come next");
-    } else if lower.contains("same number of") || lower.contains("equal number") || lower.contains("different number of columns")
-    {
-        Code::ColumnCount
-    } else if lower.contains("not supported") || lower.contains("unsupported") || lower.contains("not implemented") {
-        Code::Unsupported
-    } else {
-        Code::Datafusion
-    };
-    let line = in_sql_types(line.trim_start_matches("Error during planning: "));
-    Diagnostic::new(code, if line.is_empty() { "the planner gave no reason".into() } else { line })
-}
-
-/// Without the names of layers that an error came through, and with types as SQL calls them.
-pub(super) fn in_sql_types(line: &str) -> String {
-    const TYPES: &[(&str, &str)] = &[
-        ("Int8", "TINYINT"),
-        ("Int16", "SMALLINT"),
-        ("Int32", "INT"),
-        ("Int64", "BIGINT"),
-        ("Float32", "REAL"),
-        ("Float64", "DOUBLE"),
-        ("Utf8", "STRING"),
-        ("Utf8View", "STRING"),
-        ("LargeUtf8", "STRING"),
-        ("Boolean", "BOOLEAN"),
-        ("Date32", "DATE"),
-        ("Decimal128", "DECIMAL"),
-    ];
-    let mut rest = line;
-    for layer in ["Arrow error: ", "Parser error: ", "Cast error: ", "Invalid argument error: ", "Optimizer rule "] {
-        rest = rest.strip_prefix(layer).unwrap_or(rest);
-    }
-    let mut out = String::with_capacity(rest.len());
-    let mut word = String::new();
-    for ch in rest.chars().chain(['\0']) {
-        if ch.is_alphanumeric() || ch == '_' {
-            word.push(ch);
-            continue;
-        }
-        out.push_str(TYPES.iter().find(|(arrow, _)| *arrow == word).map_or(word.as_str(), |(_, sql)| *sql));
-        word.clear();
-        if ch != '\0' {
-            out.push(ch);
-        }
-    }
-    out.replace("Interval(MonthDayNano)", "INTERVAL")
-        .replace("Timestamp(µs)", "TIMESTAMP")
-        .replace("Timestamp(Microsecond, None)", "TIMESTAMP")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -229,19 +124,6 @@ mod tests {
         let known = diagnose(&DataFusionError::Plan("Invalid function 'frob'.\nDid you mean 'floor'?".into()), statement);
         assert_eq!(known.code, Code::UnknownFunction);
         assert_eq!(known.message, "there is no function `frob`");
-        assert_eq!(known.message, "Invalid function 'frob'");
-        let called = diagnose(
-            &DataFusionError::Plan(
-                "Execution error: Function 'element' user-defined coercion failed with: External error: TR-1003: element(STRING) can't be \
-                 called so (write element(array)). No function matches the given name"
-                    .into(),
-            ),
-            statement,
-        );
-        assert_eq!(
-            (called.code, called.message.as_str(), called.hint.as_deref()),
-            (Code::UnknownFunction, "element(STRING) can't be called so", Some("write element(array)"))
-        );
         let types = diagnose(
             &DataFusionError::Plan("Cannot coerce arithmetic expression Int64 + Utf8View to valid types".into()),
             statement,
