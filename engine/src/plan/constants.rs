@@ -43,7 +43,7 @@ const FOREIGN: &[&str] = &[
 
 /// What is wrong, and the constants to look for in the SQL.
 struct Fault {
-    error: Diagnostic,
+    error: Box<Diagnostic>,
     texts: Vec<String>,
     function: Option<String>,
 }
@@ -207,7 +207,7 @@ fn compute(expr: &Expr, told: &Expr) -> Result<(), Fault> {
         _ => None,
     };
     let error = Diagnostic::new(code, message).hint(hint.unwrap_or_else(|| "this constant is wrong for every row".to_owned()));
-    Err(Fault { error, texts, function })
+    Err(Fault { error: Box::new(error), texts, function })
 }
 
 fn placed(fault: Fault, ast: &impl Visit) -> DataFusionError {
