@@ -243,5 +243,5 @@ fn bad_options_and_types_are_refused_by_name() {
     let key = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
     assert_eq!(planned(key, &[("fields.id.null-rate", "0.1")]).unwrap_err().code, Code::InvalidOption);
     let span = Arc::new(Schema::new(vec![Field::new("span", DataType::Duration(TimeUnit::Second), true)]));
-    assert_eq!(planned(span, &[]).unwrap_err().message, "table `t`: column `span` of type Duration(s) can't be generated");
+    assert_eq!(planned(span, &[]).unwrap_err().message, "table `t`: column `span` of type INTERVAL can't be generated");
 }
