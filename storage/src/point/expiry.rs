@@ -621,6 +621,7 @@ mod tests {
                         let operation = match what {
                             0 => Operation::Read,
                             1 => Operation::Upsert(vec![byte; 12]),
+                            #[expect(clippy::redundant_closure, reason = "without it the box would borrow")]
                             2 => Operation::Rmw(Box::new(move |old| made(old))),
                             _ => Operation::Delete,
                         };
