@@ -1,6 +1,5 @@
 //! A directory by io_uring: reads, writes and syncs go through a ring of the device's own, everything else by plain calls.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::files::{FileDevice, OpenFile, error, perform_on};
-use super::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
-use crate::raw::{Ended, FIXED_FILES, Ring, RingFile, RingOp};
+use super::{Completion, Device, DeviceError, DeviceOp, Done, Token};
+use crate::raw::{Ended, Ring, RingFile, RingOp};
 
 /// Operations that may be on their way at once; more are done by plain calls.
 const ENTRIES: u32 = 256;
@@ -23,9 +22,6 @@ pub struct UringDevice {
     /// Operations on their way, without their data, and their files.
     ops: HashMap<u64, (DeviceOp, OpenFile)>,
     ended: Vec<Ended>,
-    /// Registered files by name and whether they go around the cache.
-    fixed: HashMap<(FileName, bool), (u32, Arc<File>)>,
-    free_places: Vec<u32>,
 }
 
 impl UringDevice {
@@ -35,8 +31,7 @@ impl UringDevice {
     }
 
     pub(super) fn new(files: FileDevice, ring: Ring) -> Self {
-        let free_places = (0..FIXED_FILES).rev().collect();
-        Self { files, ring, ops: HashMap::new(), ended: Vec::new(), fixed: HashMap::new(), free_places }
+        Self { files, ring, ops: HashMap::new(), ended: Vec::new() }
     }
 
     /// What the kernel's io_uring wouldn't do, and is done without.
@@ -68,49 +63,10 @@ impl UringDevice {
         }
     }
 
-    /// The file as the ring takes it: registered, if there is a place.
-    fn ring_file(&mut self, name: &FileName, open: &OpenFile) -> RingFile {
-        let direct = open.direct.is_some();
+    /// The file as the ring takes it.
+    fn ring_file(open: &OpenFile) -> RingFile {
         let file = Arc::clone(open.direct.as_ref().unwrap_or(&open.file));
-        let key = (name.clone(), direct);
-        if let Some((place, registered)) = self.fixed.get(&key)
-            && Arc::ptr_eq(registered, &file)
-        {
-            return RingFile { file, fixed: Some(*place), direct };
-        }
-        self.forget(&key);
-        if self.free_places.is_empty()
-            && let Some(other) = self.fixed.keys().next().cloned()
-        {
-            self.forget(&other);
-        }
-        let Some(place) = self.free_places.pop() else { return RingFile { file, fixed: None, direct } };
-        if !self.ring.fix_file(place, &file) {
-            self.free_places.push(place);
-            return RingFile { file, fixed: None, direct };
-        }
-        self.fixed.insert(key, (place, Arc::clone(&file)));
-        RingFile { file, fixed: Some(place), direct }
-    }
-
-    /// A registered file's space isn't freed when it is removed, so nobody forgets to forget it.
-    fn forget(&mut self, key: &(FileName, bool)) {
-        if let Some((place, _)) = self.fixed.remove(key) {
-            self.ring.unfix_file(place);
-            self.free_places.push(place);
-        }
-    }
-
-    fn forget_names(&mut self, op: &DeviceOp) {
-        let names = match op {
-            DeviceOp::Rename { from, to } => [Some(from), Some(to)],
-            DeviceOp::Remove { file } => [Some(file), None],
-            _ => return,
-        };
-        for name in names.into_iter().flatten() {
-            self.forget(&(name.clone(), false));
-            self.forget(&(name.clone(), true));
-        }
+        RingFile { file, direct: open.direct.is_some() }
     }
 
     /// What came of an operation; what the ring left undone is done by plain calls.
@@ -155,7 +111,6 @@ impl Device for UringDevice {
     fn submit(&mut self, op: DeviceOp) -> Token {
         let token = self.files.token();
         if !matches!(op, DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } | DeviceOp::Read { .. } | DeviceOp::Sync { .. }) {
-            self.forget_names(&op);
             let result = self.files.perform(&op);
             self.files.complete(token, result);
             return token;
@@ -170,9 +125,7 @@ impl Device for UringDevice {
         let op = match Self::for_ring(op, &open) {
             Err(op) => op,
             Ok((ring_op, rest)) => {
-                let name = rest.file().expect("operations on files alone come here").clone();
-                let file = self.ring_file(&name, &open);
-                match self.ring.submit(token.0, file, ring_op) {
+                match self.ring.submit(token.0, Self::ring_file(&open), ring_op) {
                     Ok(()) => {
                         self.ops.insert(token.0, (rest, open));
                         return token;

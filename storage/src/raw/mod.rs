@@ -7,4 +7,4 @@ mod ring;
 
 pub(crate) use lanes::matching_tags;
 pub(crate) use memory::Buffer;
-pub(crate) use ring::{Ended, FIXED_FILES, Ring, RingFile, RingOp};
+pub(crate) use ring::{Ended, Ring, RingFile, RingOp};

@@ -1,8 +1,9 @@
 //! io_uring, made safe: the ring owns every buffer and file that the kernel may still use.
 //!
-//! Buffers and files are registered with the kernel where it allows that, so that it needn't look them up and pin them for each operation:
-//! [`SLOTS`] pieces of [`SLOT_BYTES`], used by reads and by writes around the cache that fit, and [`FIXED_FILES`] files. What doesn't fit, and
-//! all where the kernel refuses, goes by ordinary buffers and descriptors.
+//! Buffers are registered with the kernel where it allows that, so that it needn't pin them for each operation: [`SLOTS`] pieces of
+//! [`SLOT_BYTES`], used by reads and by writes around the cache that fit. What doesn't fit, and all where the kernel refuses, goes by ordinary
+//! buffers. Files aren't registered: the kernel lets go of a registered one some time after it was told to, and a removed file's space, or a
+//! directory that is to become read-only, isn't free until then.
 
 use std::fs::File;
 use std::io;
@@ -19,8 +20,6 @@ use super::memory::Buffer;
 pub(crate) const SLOTS: usize = 32;
 /// How long each is: a page of a table's log with its trailer fits.
 pub(crate) const SLOT_BYTES: usize = 128 << 10;
-/// Places for registered files.
-pub(crate) const FIXED_FILES: u32 = 64;
 
 /// What the ring can do with a file. The buffer comes back at the end.
 #[derive(Debug)]
@@ -52,8 +51,6 @@ pub(crate) enum RingOp {
 pub(crate) struct RingFile {
     /// It.
     pub(crate) file: Arc<File>,
-    /// Its place among the registered ones, if it has one; see [`Ring::fix_file`].
-    pub(crate) fixed: Option<u32>,
     /// Whether it was opened to go around the system's cache: memory is aligned for it.
     pub(crate) direct: bool,
 }
@@ -99,8 +96,6 @@ pub(crate) struct Ring {
     in_flight: HashMap<u64, InFlight>,
     /// Registered pieces of memory that no operation has.
     free_slots: Vec<(u16, Buffer)>,
-    /// Whether places for files are registered.
-    fixes_files: bool,
     refused: Vec<String>,
 }
 
@@ -122,7 +117,7 @@ impl Ring {
         if !ring.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring may drop completions"));
         }
-        let mut made = Self { ring, in_flight: HashMap::new(), free_slots: Vec::new(), fixes_files: false, refused: Vec::new() };
+        let mut made = Self { ring, in_flight: HashMap::new(), free_slots: Vec::new(), refused: Vec::new() };
         made.register();
         Ok(made)
     }
@@ -140,27 +135,11 @@ impl Ring {
             // ENOMEM: RLIMIT_MEMLOCK of the user is used up.
             Err(e) => self.refused.push(format!("registered buffers: {e}")),
         }
-        match self.ring.submitter().register_files_sparse(FIXED_FILES) {
-            Ok(()) => self.fixes_files = true,
-            Err(e) => self.refused.push(format!("registered files: {e}")),
-        }
     }
 
     /// What the kernel wouldn't do, and is done without.
     pub(crate) fn refused(&self) -> &[String] {
         &self.refused
-    }
-
-    /// Puts a file into a place below [`FIXED_FILES`]; whether it is there now. What was there before may still be in use.
-    pub(crate) fn fix_file(&mut self, place: u32, file: &File) -> bool {
-        self.fixes_files && self.ring.submitter().register_files_update(place, &[file.as_raw_fd()]).is_ok()
-    }
-
-    /// Empties a file's place. Where that fails the kernel keeps the file open until another comes there.
-    pub(crate) fn unfix_file(&mut self, place: u32) {
-        if self.fixes_files {
-            let _ = self.ring.submitter().register_files_update(place, &[-1]);
-        }
     }
 
     /// How many operations are on their way.
@@ -285,38 +264,21 @@ impl Ring {
     }
 }
 
-/// Builds an entry for a file by its place among the registered ones, or by its descriptor.
-macro_rules! entry {
-    ($file:expr, $fd:ident => $entry:expr) => {
-        match $file.fixed {
-            Some(place) => {
-                let $fd = types::Fixed(place);
-                $entry
-            }
-            None => {
-                let $fd = types::Fd($file.file.as_raw_fd());
-                $entry
-            }
-        }
-    };
-}
-
 /// The entries of an operation: itself, and a data sync that is used where it is linked to one.
 fn entries(id: u64, file: &RingFile, op: &RingOp, lent: &Lent, memory: *mut u8, len: usize) -> [squeue::Entry; 2] {
     let length = u32::try_from(len).unwrap_or(u32::MAX);
-    let fsync = entry!(file, fd => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build());
+    let fd = types::Fd(file.file.as_raw_fd());
+    let fsync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
     let first = match (op, lent) {
         (RingOp::Sync, _) => fsync.clone(),
         (RingOp::Read { offset, .. }, Lent::Own(_, Some(slot))) => {
-            entry!(file, fd => opcode::ReadFixed::new(fd, memory, length, *slot).offset(*offset).build())
+            opcode::ReadFixed::new(fd, memory, length, *slot).offset(*offset).build()
         }
-        (RingOp::Read { offset, .. }, _) => entry!(file, fd => opcode::Read::new(fd, memory, length).offset(*offset).build()),
+        (RingOp::Read { offset, .. }, _) => opcode::Read::new(fd, memory, length).offset(*offset).build(),
         (RingOp::Write { offset, .. }, Lent::Own(_, Some(slot))) => {
-            entry!(file, fd => opcode::WriteFixed::new(fd, memory.cast_const(), length, *slot).offset(*offset).build())
+            opcode::WriteFixed::new(fd, memory.cast_const(), length, *slot).offset(*offset).build()
         }
-        (RingOp::Write { offset, .. }, _) => {
-            entry!(file, fd => opcode::Write::new(fd, memory.cast_const(), length).offset(*offset).build())
-        }
+        (RingOp::Write { offset, .. }, _) => opcode::Write::new(fd, memory.cast_const(), length).offset(*offset).build(),
     };
     let first = if matches!(op, RingOp::Write { sync: true, .. }) { first.flags(squeue::Flags::IO_LINK) } else { first };
     [first.user_data(id), fsync.user_data(id | SYNC_BIT)]

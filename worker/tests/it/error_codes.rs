@@ -203,6 +203,7 @@ const CASES: &[(Code, Reach)] = &[
             "CREATE TABLE n (a INT) WITH ('connector' = 'filesystem', 'path' = SECRET 'nobody', 'format' = 'json'); SELECT a FROM n",
         ),
     ),
+    (Code::StaleOperator, Elsewhere("worker/src/serve/tests.rs", "TR-7016")),
     (Code::WorkDirectory, Elsewhere("worker/src/serve/work_directory.rs", "it_has_one_user")),
     (Code::Certificates, Elsewhere("worker/src/serve/tls.rs", "Code::Certificates")),
     (Code::PortUnavailable, Elsewhere("worker/src/serve/listener.rs", "Code::PortUnavailable")),

@@ -189,8 +189,8 @@ fn declared_types_are_shown_as_declared() {
         "f\tTIME(3)",
         "g\tROW<x TIMESTAMP(3)>",
         "h\tTIMESTAMP\n",
-        "`a` TIMESTAMP(3)",
-        "`b` TIMESTAMP_LTZ(0)",
+        "  a TIMESTAMP(3),",
+        "  b TIMESTAMP_LTZ(0),",
     ] {
         assert!(rows.contains(part), "{part:?} is not in\n{rows}");
     }
