@@ -100,8 +100,13 @@ pub async fn webhook_by_cert_manager(space: Space) -> Result<()> {
             .await?;
             let names: Vec<String> = serde_json::from_value(certificate["spec"]["dnsNames"].clone())?;
             let (authority, chain, key) = issue(&names)?;
+            // A Secret's type can't be changed; cert-manager leaves that of one that is there, as after a change of mode.
+            let name = certificate["spec"]["secretName"].as_str().context("no secretName")?;
+            let there =
+                cluster.kubectl(&["get", "secret", name, "-n", install::OPERATOR_NAMESPACE, "-o", "jsonpath={.type}"]).await;
+            let kind = there.ok().filter(|kind| !kind.is_empty()).unwrap_or_else(|| "kubernetes.io/tls".to_owned());
             let secret = json!({
-                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+                "apiVersion": "v1", "kind": "Secret", "type": kind.trim(),
                 "metadata": {"name": certificate["spec"]["secretName"], "namespace": install::OPERATOR_NAMESPACE},
                 "stringData": {"tls.crt": chain, "tls.key": key, "ca.crt": authority},
             });

@@ -71,8 +71,13 @@ pub async fn deleted_objects_come_back(space: Space) -> Result<()> {
     )
     .await?;
     until("the StatefulSet is there again", secs(30), async || sets.get("owner").await.map(drop).map_err(Into::into)).await?;
+    // Until the new one has adopted it, the pod belongs to nobody.
+    until("the same worker belongs to the new StatefulSet", secs(60), async || {
+        ensure!(job.incarnation().await? == around, "a StatefulSet that went without its pods took the worker along");
+        Ok(())
+    })
+    .await?;
     job.ready("Running").await?;
-    ensure!(job.incarnation().await? == around, "a StatefulSet that went without its pods took the worker along");
     ensure!(job.pods().await?.len() == 1, "{} workers", job.pods().await?.len());
     Ok(())
 }
