@@ -135,7 +135,8 @@ pub async fn webhook_by_cert_manager(space: Space) -> Result<()> {
         let bundle = k8s_openapi::ByteString(authority.into_bytes());
         let patch = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]).to_string();
         cluster.kubectl(&["patch", "validatingwebhookconfiguration", "tiderace-webhook", "--type=json", "-p", &patch]).await?;
-        until("the webhook refuses bad SQL", secs(60), async || {
+        // A kubelet brings a changed Secret into a pod's files within a minute or two.
+        until("the webhook refuses bad SQL", secs(180), async || {
             let answer = space.apply(&manifest("refused", "SELECT no_such_function(1);")).await;
             let text = answer.err().map(|error| format!("{error:#}")).context("it was taken")?;
             ensure!(text.contains("TR-"), "it was refused, but for: {text}");
