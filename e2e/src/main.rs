@@ -117,10 +117,7 @@ async fn run(order: Order) -> Result<ExitCode> {
             charts::check_rendered(&cluster::checkout(), false)?;
             let outcome = async {
                 let cluster = up(nodes).await?;
-                let named = |name: &&str| filters.iter().any(|filter| filter == name);
-                let is_named_only = scenarios::NAMED_ONLY.iter().any(|scenario| named(&scenario.name));
-                let list = if is_named_only { scenarios::NAMED_ONLY } else { scenarios::ALL };
-                runner::run(&cluster, list, &runner::Plan { filters, parallel, keep }).await
+                runner::run(&cluster, scenarios::ALL, &runner::Plan { filters, parallel, keep }).await
             }
             .await;
             if !keep {

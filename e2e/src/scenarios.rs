@@ -59,6 +59,7 @@ pub const ALL: &[Scenario] = &[
     shared!(rules::api_server_refuses_what_the_rules_refuse),
     alone!(life::ready_and_suspended_in_time),
     alone!(neighbours::monitoring_objects),
+    alone!(neighbours::webhook_by_cert_manager),
     alone!(chaos::operator_killed),
     alone!(chaos::api_server_killed),
     alone!(chaos::paused_operator_comes_back),
@@ -70,10 +71,6 @@ pub const ALL: &[Scenario] = &[
     alone!(helm::upgrade_restarts_no_worker),
     alone!(helm::uninstalled_operator_leaves_jobs_running),
 ];
-
-/// Scenarios that run only when they are named. `webhook_by_cert_manager` fails (issue 5): after a change from the operator's own certificates
-/// to cert-manager's, the webhook took bad SQL for three minutes; why isn't known yet.
-pub const NAMED_ONLY: &[Scenario] = &[alone!(neighbours::webhook_by_cert_manager)];
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,8 @@
 //! What the charts work with and don't bring: Prometheus Operator, cert-manager, a seccomp profile of the nodes. Their definitions are small copies
 //! (`e2e/definitions`), and this program plays their controllers where one is needed.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -135,9 +137,13 @@ pub async fn webhook_by_cert_manager(space: Space) -> Result<()> {
         let bundle = k8s_openapi::ByteString(authority.into_bytes());
         let patch = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]).to_string();
         cluster.kubectl(&["patch", "validatingwebhookconfiguration", "tiderace-webhook", "--type=json", "-p", &patch]).await?;
-        // A kubelet brings a changed Secret into a pod's files within a minute or two.
-        until("the webhook refuses bad SQL", secs(180), async || {
-            let answer = space.apply(&manifest("refused", "SELECT no_such_function(1);")).await;
+        // A kubelet brings a changed Secret into a pod's files within a minute or two, the operator reads them each minute. Until then the
+        // API server takes what it can't have checked (Ignore), and for a spec that it has already taken it asks no more: so each try is
+        // another statement.
+        let tries = AtomicU32::new(0);
+        until("the webhook refuses bad SQL", secs(240), async || {
+            let sql = format!("SELECT no_such_function({});", tries.fetch_add(1, Ordering::Relaxed));
+            let answer = space.apply(&manifest("refused", &sql)).await;
             let text = answer.err().map(|error| format!("{error:#}")).context("it was taken")?;
             ensure!(text.contains("TR-"), "it was refused, but for: {text}");
             Ok(())
