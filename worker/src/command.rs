@@ -175,6 +175,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<MemorySize>,
 
+    /// Where state goes that doesn't fit in memory: scratch, emptied at the start and the end [default: such a job fails]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// When the input has ended, print what this SELECT over materialized views says (may be repeated)
     #[arg(long, value_name = "SELECT")]
     pub query: Vec<String>,

@@ -7,6 +7,7 @@ use tiderace_engine::error::{Diagnostic, Diagnostics};
 use tiderace_engine::plan::{JobPlan, ViewQuery};
 use tiderace_engine::runtime::graph::{Graph, Role};
 use tiderace_engine::runtime::{Job, JobOptions, JobProgress};
+use tiderace_storage::{PressureOptions, PressureWorker};
 
 use crate::app::Console;
 use crate::command::{LogFormat, RunArgs};
@@ -108,14 +109,21 @@ fn show_results(console: &Console, plan: &JobPlan, queries: &[ViewQuery]) -> Exi
 
 /// Runs `plan` and shows where it is. Gives the counts up to the end, and how that came.
 fn drive(console: &Console, file: &JobFile, arguments: &RunArgs, demand: &Demand, plan: &JobPlan) -> (Summary, Outcome) {
-    let options = JobOptions {
+    let mut options = JobOptions {
         name: file.name.clone(),
         cores: demand.cores,
         memory_bytes: memory_bytes(arguments, plan, file),
+        state_directory: arguments.state_dir.clone().or_else(|| plan.settings.state_directory.clone()),
+        io_uring: plan.settings.io_uring,
         interval_ms: plan.settings.tick.as_millis() as u64,
         max_parallelism: file.max_parallelism,
         ..JobOptions::default()
     };
+    // Lives as long as the job; only state with a directory can give memory back.
+    let pressure = options.state_directory.is_some().then(|| PressureWorker::start(PressureOptions::default()));
+    if let Some(pressure) = &pressure {
+        options.pressure = pressure.gauge();
+    }
     for view in plan.views.values() {
         view.start(demand.cores);
     }

@@ -109,6 +109,7 @@ codes! {
     CorruptFile = 3107, User, "A file is damaged";
     // --- storage
     StateCorrupt = 4000, Fatal, "State is damaged";
+    StateUnavailable = 4001, Retryable, "State can't be read or written";
     // --- configuration, command line
     InvalidManifest = 7000, User, "The manifest is not valid";
     FileUnreadable = 7001, User, "A file can't be read";

@@ -215,6 +215,7 @@ mod tests {
                 epoch: before.epoch.next(),
                 watermark: before.watermark,
                 time_us: before.time_us,
+                may_wait: true,
                 rows: rows_account,
             };
             self.mark = EpochMark { epoch: before.epoch.next(), time_us, watermark: Watermark(watermark), last };

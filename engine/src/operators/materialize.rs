@@ -498,8 +498,15 @@ mod tests {
             let mark = EpochMark { epoch: self.epoch, time_us: 0, watermark: Watermark::MIN, last };
             let rows_account = &mut self.accounts;
             let watermark = Watermark::MIN;
-            let mut cx =
-                OpCx { shard: &mut self.shard, core: CoreId(0), epoch: self.epoch, watermark, time_us: 0, rows: rows_account };
+            let mut cx = OpCx {
+                shard: &mut self.shard,
+                core: CoreId(0),
+                epoch: self.epoch,
+                watermark,
+                time_us: 0,
+                may_wait: true,
+                rows: rows_account,
+            };
             let mut out = Output::default();
             if !rows.is_empty() {
                 self.operator.on_delta(0, batch(rows), &mut cx, &mut out).unwrap();

@@ -8,10 +8,11 @@ pub mod chain;
 pub mod emit;
 pub mod materialize;
 mod row_weights;
+mod touched;
 pub mod unnest;
 pub mod window;
 
-use tiderace_storage::Shard;
+use tiderace_storage::{KeyBatch, Residency, Shard, TableId};
 
 use crate::batch::DeltaBatch;
 use crate::connect::Rejected;
@@ -59,6 +60,8 @@ pub enum Progress {
     /// There is more to emit for this mark: call `on_mark` again with the same mark, after others had their turn. An operator works for at
     /// most about 2 ms ([`SLICE_ROWS`] rows) before it says so.
     More,
+    /// State that is needed for this mark is on its way from the device: call `on_mark` again with the same mark when it has worked.
+    Waiting,
 }
 
 /// About how many rows an operator emits or visits for a mark before it gives the core back.
@@ -69,6 +72,13 @@ pub trait Operator: Send {
     /// Makes its state tables. Called once, before anything else.
     fn open(&mut self, _shard: &mut Shard) -> Result<()> {
         Ok(())
+    }
+
+    /// Asks for the state that [`on_delta`](Self::on_delta) of this batch will look at; `false`: it is on its way from the device, ask again.
+    /// Called before `on_delta` where a shard has a device. Whoever asks for nothing is right too, but stands and waits when it touches what
+    /// isn't in memory.
+    fn prepare(&mut self, _port: Port, _batch: &DeltaBatch, _cx: &mut OpCx<'_>) -> Result<bool> {
+        Ok(true)
     }
 
     /// Takes rows of the current epoch from input `port` (the number of the input, from 0).
@@ -90,8 +100,21 @@ pub struct OpCx<'a> {
     pub watermark: Watermark,
     /// The time of the last mark, µs since 1970 (the job's start before the first).
     pub time_us: i64,
+    /// Whether an operator may be told to wait for its state. Not when it has waited long already: then it goes on, and stands.
+    pub may_wait: bool,
     /// What became of rows that could not be processed.
     pub rows: &'a mut RowAccounts,
+}
+
+impl OpCx<'_> {
+    /// Brings the records of these keys into memory, where a shard has a device; `false`: they are on their way, ask again. Where there is no
+    /// room for them the caller goes on without: what it reads then counts beyond the budget until its turn is over.
+    pub fn fetch(&mut self, table: TableId, value_width: usize, keys: &KeyBatch<'_>) -> bool {
+        if !self.may_wait || !self.shard.has_device() {
+            return true;
+        }
+        !matches!(self.shard.fetch(table, value_width, keys), Ok(Residency::Pending(_)))
+    }
 }
 
 /// What is done with a row that fails.

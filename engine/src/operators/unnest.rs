@@ -276,7 +276,7 @@ mod tests {
         let mut shard = Shard::new(ShardOptions { budget_bytes: 1 << 20 });
         let mut accounts = RowAccounts::default();
         let (watermark, rows) = (Watermark::MIN, &mut accounts);
-        let mut cx = OpCx { shard: &mut shard, core: CoreId(0), epoch: Epoch(1), watermark, time_us: 0, rows };
+        let mut cx = OpCx { shard: &mut shard, core: CoreId(0), epoch: Epoch(1), watermark, time_us: 0, may_wait: true, rows };
         let mut out = Output::default();
         operator.on_delta(0, batch, &mut cx, &mut out).unwrap();
         out.batches.into_iter().map(|(_, b)| b).collect()

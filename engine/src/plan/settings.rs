@@ -1,6 +1,7 @@
 //! What `SET` and the manifest's `config` can say. The one table of keys: checked here, listed by the reference.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::connect::{OptionSpec, OptionType, parse_bytes, parse_duration};
@@ -36,7 +37,7 @@ pub const SETTINGS: &[OptionSpec] = &[
         kind: OptionType::Bytes,
         default: None,
         required: false,
-        doc: "The bound on state over all cores.",
+        doc: "The bound on state in memory, over all cores. A job whose state is larger fails, unless there is a state.directory.",
     },
     OptionSpec {
         key: "engine.aggregate-phases",
@@ -51,6 +52,20 @@ pub const SETTINGS: &[OptionSpec] = &[
         default: Some("true"),
         required: false,
         doc: "Sources build only the columns and rows that the job reads. false: all of them, to measure what that saves.",
+    },
+    OptionSpec {
+        key: "state.directory",
+        kind: OptionType::Text,
+        default: None,
+        required: false,
+        doc: "A directory for state that doesn't fit in memory: pages of it are written there and read back when their keys come. Scratch of the running job, emptied at its start and end. In a cluster it is below the pod's volume unless it begins with a slash.",
+    },
+    OptionSpec {
+        key: "state.io_uring",
+        kind: OptionType::Bool,
+        default: Some("true"),
+        required: false,
+        doc: "Whether io_uring is tried for state.directory; false, and where the system refuses it: threads read and write.",
     },
     OptionSpec {
         key: "state.require_bound",
@@ -91,6 +106,10 @@ pub struct Settings {
     pub tick: Duration,
     /// The bound on state over all cores, bytes.
     pub memory_bytes: Option<usize>,
+    /// `state.directory`.
+    pub state_directory: Option<PathBuf>,
+    /// `state.io_uring`.
+    pub io_uring: bool,
     /// `engine.aggregate-phases`.
     pub phases: AggregatePhases,
     /// `source.project`.
@@ -123,6 +142,8 @@ impl Default for Settings {
             on_error: OnError::Fail,
             tick: Duration::from_millis(100),
             memory_bytes: None,
+            state_directory: None,
+            io_uring: true,
             phases: AggregatePhases::Auto,
             projects_sources: true,
             require_bound: false,
@@ -253,16 +274,21 @@ impl Settings {
             "table.local-time-zone" => {
                 self.zone = Zone::parse(value).ok_or_else(|| wrong("a time zone such as 'Europe/Berlin' or '+02:00'"))?;
             }
-            "source.project" | "state.require_bound" => {
+            "state.directory" => {
+                let is_path = !value.trim().is_empty() && !value.contains('\0');
+                self.state_directory =
+                    Some(is_path.then(|| PathBuf::from(value)).ok_or_else(|| wrong("the path of a directory"))?);
+            }
+            "source.project" | "state.require_bound" | "state.io_uring" => {
                 let on = match value.to_ascii_lowercase().as_str() {
                     "true" => true,
                     "false" => false,
                     _ => return Err(wrong("true or false")),
                 };
-                if spec.key == "source.project" {
-                    self.projects_sources = on;
-                } else {
-                    self.require_bound = on;
+                match spec.key {
+                    "source.project" => self.projects_sources = on,
+                    "state.io_uring" => self.io_uring = on,
+                    _ => self.require_bound = on,
                 }
             }
             _ => {
@@ -281,11 +307,22 @@ mod tests {
 
     #[test]
     fn each_listed_key_is_taken_and_no_other() {
-        for (spec, value) in
-            SETTINGS.iter().zip(["skip", "latency", "20 ms", "64 MiB", "two", "false", "true", "trim_pad", "Asia/Tokyo", "1 d"])
-        {
+        for (spec, value) in SETTINGS.iter().zip([
+            "skip",
+            "latency",
+            "20 ms",
+            "64 MiB",
+            "two",
+            "false",
+            "/tmp/state",
+            "false",
+            "true",
+            "trim_pad",
+            "Asia/Tokyo",
+            "1 d",
+        ]) {
             Settings::default().set(spec.key, value, None).unwrap();
-            let error = Settings::default().set(spec.key, "nonsense(", None).unwrap_err();
+            let error = Settings::default().set(spec.key, "nonsense(\0", None).unwrap_err();
             assert_eq!(error.code, Code::InvalidConfig, "{}", spec.key);
         }
         assert_eq!(Settings::default().set("parallelism.default", "1", None).unwrap_err().code, Code::UnknownConfig);

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
-use tiderace_storage::{Shard, ShardOptions};
 
 use super::control::{Control, at_node};
 use super::env::Env;
@@ -20,6 +19,7 @@ use super::options::JobOptions;
 use super::progress::{CoreProgress, CoreSnapshot, NodeKind, NodeProgress};
 use super::sink::SinkStage;
 use super::source::{Polled, SourceStage};
+use super::state::CoreState;
 use crate::batch::DeltaBatch;
 use crate::connect::{CoreInit, Rejected};
 use crate::error::{Code, Diagnostic, Result};
@@ -27,12 +27,12 @@ use crate::ids::{CoreId, Epoch, NodeId};
 use crate::operators::{OpCx, Operator, Output, PORT_MAIN, PORT_REJECTED, Port, Progress, RowAccounts, rejected_schema};
 use crate::time::{DriftGroups, TickSchedule};
 
-/// How many pages of dropped tables a turn frees: some hundred microseconds where pages are not huge.
-const RECLAIMED_PAGES: usize = 2;
 /// How many batches and slices a turn handles before rings, sources and the clock are looked at again.
 const STEPS_MAX: usize = 32;
 /// How many epochs may be in flight on a core; a core that waits for others cuts no more of them ahead.
 const EPOCHS_MAX: u64 = 32;
+/// For how long a node waits for its state before it goes on and stands at the device: a bound, should memory be too small for what it asked for.
+const PATIENCE_US: i64 = 200_000;
 /// The longest sleep, µs.
 const SLEEP_US_MAX: i64 = 100_000;
 /// Beyond this share of the budget sources get a quarter of their room.
@@ -72,6 +72,10 @@ struct Node {
     firing: Option<LaneMark>,
     /// The turn of its last slice.
     sliced: u64,
+    /// Rows whose state is on its way from the device.
+    held: Option<(Port, DeltaBatch)>,
+    /// Since when it waits for state, µs.
+    waits_since_us: Option<i64>,
     /// It has completed the last mark.
     done: bool,
     rows_in: u64,
@@ -110,7 +114,7 @@ pub struct Core {
     nodes: Vec<Node>,
     inboxes: Vec<Inbox>,
     exchange: Exchange,
-    shard: Shard,
+    state: CoreState,
     out: Output,
     /// The node that is being called, for the message when it panics.
     current: usize,
@@ -132,12 +136,12 @@ impl Core {
         let id = links.core();
         let (graph, options) = (&plan.graph, &plan.options);
         let init = CoreInit { core: id, cores: options.cores };
-        let mut shard = Shard::new(ShardOptions { budget_bytes: options.memory_bytes / options.cores });
+        let mut state = CoreState::open(options, id)?;
         let start_us = plan.schedule.time_us(Epoch(0));
         let mut nodes = Vec::with_capacity(graph.nodes.len());
         let mut drift_index = 0;
         for node in &graph.nodes {
-            let used = shard.used_bytes();
+            let used = state.shard.used_bytes();
             let opened = match &node.role {
                 Role::Source(spec) => {
                     let drift =
@@ -149,7 +153,7 @@ impl Core {
                     SourceStage::open(node, spec, init, drift, plan.schedule, options.poll_rows, &plan.control).map(Stage::Source)
                 }
                 Role::Operator(factory) => factory(id).and_then(|mut operator| {
-                    operator.open(&mut shard)?;
+                    operator.open(&mut state.shard)?;
                     Ok(Stage::Operator(operator))
                 }),
                 Role::Union => Ok(Stage::Union),
@@ -162,11 +166,13 @@ impl Core {
                 accounts: RowAccounts { policy: node.policy, node: node.name.clone(), ..RowAccounts::default() },
                 firing: None,
                 sliced: 0,
+                held: None,
+                waits_since_us: None,
                 done: false,
                 rows_in: 0,
                 rows_out: 0,
                 bytes_in: 0,
-                state_bytes: shard.used_bytes() as i64 - used as i64,
+                state_bytes: state.shard.used_bytes() as i64 - used as i64,
             });
         }
         let (exchange, inboxes) = Exchange::new(graph, links, options.max_parallelism, options.exchange_rows, start_us)?;
@@ -178,7 +184,7 @@ impl Core {
             nodes,
             inboxes,
             exchange,
-            shard,
+            state,
             out: Output::default(),
             current: 0,
             netted_bytes: 0,
@@ -202,8 +208,14 @@ impl Core {
         self.nodes.get(self.current).map_or(("core", ""), |node| (stage_name(&node.stage), &node.name))
     }
 
-    /// Runs until everything is through, or the job is aborted.
+    /// Runs until everything is through, or the job is aborted. How far it came is published, however it ends.
     pub fn run(&mut self) -> Result<()> {
+        let ran = self.run_turns();
+        self.control.clone().publish_last(self.id, |snapshot| self.fill(snapshot));
+        ran
+    }
+
+    fn run_turns(&mut self) -> Result<()> {
         let mut turn_us = self.env.now_us();
         while !self.control.is_aborted() {
             self.turn += 1;
@@ -212,13 +224,15 @@ impl Core {
             worked |= self.run_nodes()?;
             worked |= self.poll_sources(turn_us)?;
             worked |= self.cut_marks(turn_us)?;
-            worked |= self.shard.reclaim(RECLAIMED_PAGES);
+            worked |= self.state.turn()?;
             worked |= self.exchange.release_idle(&mut self.inboxes)?;
             if self.marks_completed {
                 self.marks_completed = false;
                 self.control.clone().publish(self.id, |snapshot| self.fill(snapshot));
             }
-            if !worked {
+            if self.nodes.iter().any(|node| node.waits_since_us.is_some()) {
+                self.state.bring(!worked);
+            } else if !worked {
                 if self.is_done() {
                     break;
                 }
@@ -229,7 +243,6 @@ impl Core {
             self.progress.longest_turn = self.progress.longest_turn.max(micros(busy_us));
             turn_us = now_us;
         }
-        self.control.clone().publish_last(self.id, |snapshot| self.fill(snapshot));
         Ok(())
     }
 
@@ -258,8 +271,11 @@ impl Core {
     /// One batch, or one slice of a mark.
     fn step(&mut self, at: usize) -> Result<Stepped> {
         let node = &mut self.nodes[at];
-        if node.done || node.firing.is_none() && self.inboxes[at].is_empty() {
+        if node.done || node.firing.is_none() && node.held.is_none() && self.inboxes[at].is_empty() {
             return Ok(Stepped::Nothing);
+        }
+        if let Some((port, batch)) = node.held.take() {
+            return self.take_in(at, port, batch);
         }
         let mut stepped = Stepped::Nothing;
         if node.firing.is_none() {
@@ -273,7 +289,7 @@ impl Core {
                 return Ok(stepped);
             }
             self.fire(at, &mark)?;
-            return Ok(Stepped::Worked);
+            return Ok(if self.nodes[at].waits_since_us.is_some() { stepped } else { Stepped::Worked });
         }
         if !self.inboxes[at].has_rows() || !self.has_room(at) {
             return Ok(stepped);
@@ -285,6 +301,21 @@ impl Core {
         let node = &mut self.nodes[at];
         node.rows_in += batch.num_rows() as u64;
         node.bytes_in += bytes as u64;
+        self.take_in(at, port, batch)
+    }
+
+    /// Gives a node rows, or keeps them until the state that they need has come from the device.
+    fn take_in(&mut self, at: usize, port: Port, batch: DeltaBatch) -> Result<Stepped> {
+        if self.state.shard.has_device() && matches!(self.nodes[at].stage, Stage::Operator(_)) {
+            let prepared = self.call(at, |stage, cx, _| {
+                let Stage::Operator(operator) = stage else { return Ok(Progress::Done) };
+                Ok(if operator.prepare(port, &batch, cx)? { Progress::Done } else { Progress::Waiting })
+            })?;
+            if prepared == Progress::Waiting {
+                self.nodes[at].held = Some((port, batch));
+                return Ok(Stepped::Nothing);
+            }
+        }
         self.call(at, |stage, cx, out| {
             match stage {
                 Stage::Operator(operator) => operator.on_delta(port, batch, cx, out)?,
@@ -306,7 +337,7 @@ impl Core {
         })?;
         let node = &mut self.nodes[at];
         match progress {
-            Progress::More => node.sliced = self.turn,
+            Progress::More | Progress::Waiting => node.sliced = self.turn,
             Progress::Done => {
                 node.firing = None;
                 node.done = mark.mark.last;
@@ -326,26 +357,32 @@ impl Core {
     ) -> Result<Progress> {
         self.current = at;
         let (node, inbox) = (&mut self.nodes[at], &self.inboxes[at]);
-        let used = self.shard.used_bytes() + node.stage.netted_bytes();
+        let used = self.state.shard.used_bytes() + node.stage.netted_bytes();
+        let may_wait = node.waits_since_us.is_none_or(|since_us| self.env.now_us() - since_us < PATIENCE_US);
         let mut cx = OpCx {
-            shard: &mut self.shard,
+            shard: &mut self.state.shard,
             core: self.id,
             epoch: inbox.epoch(),
             watermark: inbox.watermark(),
             time_us: inbox.time_us(),
+            may_wait,
             rows: &mut node.accounts,
         };
         let progress = work(&mut node.stage, &mut cx, &mut self.out)
             .map_err(|failure| at_node(failure, stage_name(&node.stage), &node.name))?;
-        let change = (self.shard.used_bytes() + node.stage.netted_bytes()) as i64 - used as i64;
+        let change = (self.state.shard.used_bytes() + node.stage.netted_bytes()) as i64 - used as i64;
         node.state_bytes += change;
         if matches!(node.stage, Stage::Sink(_)) {
             self.netted_bytes = self.netted_bytes.saturating_add_signed(change as isize);
         }
-        self.deliver(at)?;
-        if self.used_bytes() > self.shard.budget_bytes() {
+        node.waits_since_us = match progress {
+            Progress::Waiting => Some(node.waits_since_us.unwrap_or_else(|| self.env.now_us())),
+            Progress::Done | Progress::More => None,
+        };
+        if !self.state.settle(self.netted_bytes)? {
             return Err(self.memory_exceeded());
         }
+        self.deliver(at)?;
         Ok(progress)
     }
 
@@ -374,23 +411,23 @@ impl Core {
     }
 
     fn memory_exceeded(&self) -> Diagnostic {
-        let (used, budget) = (self.used_bytes(), self.shard.budget_bytes());
+        let (used, budget) = (self.used_bytes(), self.state.shard.budget_bytes());
         let most = self.nodes.iter().max_by_key(|node| node.state_bytes);
         let (name, bytes) = most.map_or(("?", 0), |node| (node.name.as_str(), node.state_bytes));
         Diagnostic::new(
             Code::MemoryExceeded,
             format!("operator `{name}` holds {bytes} of the {used} bytes of state on core {}, which may hold {budget}", self.id),
         )
-        .hint("give the job more memory (`--memory`), or bound the state by a window or a shorter key")
+        .hint("give the job more memory (`--memory`) or a directory for what doesn't fit (`--state-dir`), or bound the state by a window or a shorter key")
     }
 
     /// What counts against the budget: state, and what sinks hold of the running epoch.
     fn used_bytes(&self) -> usize {
-        self.shard.used_bytes() + self.netted_bytes
+        self.state.shard.used_bytes() + self.netted_bytes
     }
 
     fn is_under_pressure(&self) -> bool {
-        self.used_bytes() / 100 * 100 > self.shard.budget_bytes() / 100 * PRESSURE_PERCENT
+        self.used_bytes() / 100 * 100 > self.state.shard.budget_bytes() / 100 * PRESSURE_PERCENT
     }
 
     fn poll_sources(&mut self, now_us: i64) -> Result<bool> {
@@ -497,8 +534,9 @@ impl Core {
         let elapsed_us = self.env.now_us() - self.started_us;
         self.progress.idle = micros(self.idle_us);
         self.progress.busy = micros(elapsed_us - self.idle_us);
-        self.progress.state_bytes = self.shard.used_bytes() as u64;
-        self.progress.budget_bytes = self.shard.budget_bytes() as u64;
+        self.progress.state_bytes = self.state.shard.used_bytes() as u64;
+        self.progress.budget_bytes = self.state.shard.budget_bytes() as u64;
+        self.progress.state_io = self.state.io();
         snapshot.core.clone_from(&self.progress);
         if snapshot.nodes.is_empty() {
             let names = self.nodes.iter().enumerate();

@@ -14,6 +14,7 @@ use super::exchange::Links;
 use super::graph::{Graph, Role};
 use super::options::JobOptions;
 use super::progress::{JobProgress, JobReport, NodeKind, NodeProgress};
+use super::state::BUDGET_BYTES_MIN;
 use super::wake::Wake;
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, Epoch};
@@ -189,12 +190,17 @@ fn check(options: &JobOptions) -> Result<()> {
         ("interval_ms", options.interval_ms, 1, 3_600_000),
         ("poll_rows", options.poll_rows as u64, 1, 1 << 24),
     ];
-    match limits.iter().find(|(_, value, least, most)| value < least || value > most) {
-        Some((name, value, least, most)) => {
-            Err(Diagnostic::new(Code::InvalidConfig, format!("{name} is {value}, but must be between {least} and {most}")))
-        }
-        None => Ok(()),
+    if let Some((name, value, least, most)) = limits.iter().find(|(_, value, least, most)| value < least || value > most) {
+        return Err(Diagnostic::new(Code::InvalidConfig, format!("{name} is {value}, but must be between {least} and {most}")));
     }
+    let budget_bytes = options.memory_bytes / options.cores;
+    if options.state_directory.is_some() && budget_bytes < BUDGET_BYTES_MIN {
+        let message = format!(
+            "memory is {budget_bytes} bytes a core, but with a state directory a core needs {BUDGET_BYTES_MIN} bytes at least"
+        );
+        return Err(Diagnostic::new(Code::InvalidConfig, message).hint("give the job more memory (`--memory`), or fewer cores"));
+    }
+    Ok(())
 }
 
 /// How many members each `max_drift` group has: its sources on all cores. Sources are numbered over all groups together.

@@ -22,9 +22,10 @@ mod progress;
 pub mod scatter;
 mod sink;
 mod source;
+mod state;
 mod wake;
 
 pub(crate) use control::panicked;
 pub use job::Job;
 pub use options::JobOptions;
-pub use progress::{CoreProgress, JobProgress, JobReport, NodeKind, NodeProgress};
+pub use progress::{CoreProgress, IoBackend, JobProgress, JobReport, NodeKind, NodeProgress, StateIo};

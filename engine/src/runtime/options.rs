@@ -1,6 +1,9 @@
 //! How a job runs.
 
 use std::fmt;
+use std::path::PathBuf;
+
+use tiderace_storage::PressureGauge;
 
 use super::env::EnvFactory;
 
@@ -13,6 +16,13 @@ pub struct JobOptions {
     pub cores: usize,
     /// What the state of all cores together may hold, in bytes.
     pub memory_bytes: usize,
+    /// A directory for state that doesn't fit `memory_bytes`: each core writes pages of its tables to a folder of its own there, and reads them
+    /// back when their keys come. Scratch: emptied at the start and at the end. `None`: state that doesn't fit ends the job.
+    pub state_directory: Option<PathBuf>,
+    /// Whether io_uring is tried for it; else, and where the system refuses it, threads read and write.
+    pub io_uring: bool,
+    /// Tells state with a directory when the process is short of memory: it then holds less.
+    pub pressure: PressureGauge,
     /// The length of an epoch, ms: 2–10 in latency mode, 100 by default.
     pub interval_ms: u64,
     /// Whether each core stays on one CPU out of those that the process may use. Without effect when there are fewer CPUs than cores.
@@ -50,6 +60,9 @@ impl Default for JobOptions {
             name: "job".to_owned(),
             cores: 1,
             memory_bytes: 1 << 30,
+            state_directory: None,
+            io_uring: true,
+            pressure: PressureGauge::default(),
             interval_ms: 100,
             pin: true,
             max_parallelism: 256,
@@ -69,6 +82,8 @@ impl fmt::Debug for JobOptions {
             .field("name", &self.name)
             .field("cores", &self.cores)
             .field("memory_bytes", &self.memory_bytes)
+            .field("state_directory", &self.state_directory)
+            .field("io_uring", &self.io_uring)
             .field("interval_ms", &self.interval_ms)
             .field("pin", &self.pin)
             .field("max_parallelism", &self.max_parallelism)

@@ -75,8 +75,47 @@ pub struct CoreProgress {
     pub cpu: Option<usize>,
     /// What its state holds, bytes.
     pub state_bytes: u64,
-    /// What its state may hold, bytes.
+    /// What its state may hold in memory, bytes.
     pub budget_bytes: u64,
+    /// What its state's folder has been used for; `None` without one.
+    pub state_io: Option<StateIo>,
+}
+
+/// How a core's state reaches its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoBackend {
+    /// By io_uring.
+    IoUring,
+    /// By threads that read and write.
+    Threads,
+}
+
+impl IoBackend {
+    /// As it stands in metrics and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// What a core's state has written to its folder and read back, since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateIo {
+    /// How.
+    pub backend: IoBackend,
+    /// Pages written.
+    pub pages_written: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Pages read.
+    pub pages_read: u64,
+    /// Those of them for which the core stood and waited.
+    pub pages_waited_for: u64,
+    /// How much of its memory it gives up now because the process is short of memory, in thousandths.
+    pub relief_permille: u32,
 }
 
 /// What one core publishes.

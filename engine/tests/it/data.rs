@@ -21,7 +21,7 @@ use tiderace_engine::connect::parse_duration;
 use tiderace_engine::ids::CoreId;
 use tiderace_engine::plan::{PlanOptions, plan};
 use tiderace_engine::runtime::env::{EnvFactory, VirtualEnv};
-use tiderace_engine::runtime::{Job, JobOptions};
+use tiderace_engine::runtime::{Job, JobOptions, JobReport};
 
 /// A small generator of random numbers (splitmix64): the same for a seed everywhere.
 pub struct Rng(u64);
@@ -267,6 +267,18 @@ pub fn empty(table: &Table, name: &str) -> (String, Registration) {
 
 /// Runs `sql` (one query, perhaps with EMIT) over `inputs` and gives the net rows.
 pub fn run(tables: &[Table], inputs: Vec<Input>, sql: &str, cores: usize, seed: u64) -> Result<BTreeMap<String, i64>, String> {
+    run_with(tables, inputs, sql, seed, JobOptions { cores, ..JobOptions::default() }).map(|(rows, _)| rows)
+}
+
+/// The same with options of its own; how the job ended besides.
+pub fn run_with(
+    tables: &[Table],
+    inputs: Vec<Input>,
+    sql: &str,
+    seed: u64,
+    options: JobOptions,
+) -> Result<(BTreeMap<String, i64>, JobReport), String> {
+    let (cores, job_options) = (options.cores, options);
     let mut text = String::new();
     let mut names = Vec::new();
     for (table, input) in tables.iter().zip(inputs) {
@@ -296,15 +308,14 @@ pub fn run(tables: &[Table], inputs: Vec<Input>, sql: &str, cores: usize, seed: 
     let [result] = job.results.as_slice() else { return Err(format!("{} results", job.results.len())) };
     let result = result.clone();
     let env: EnvFactory = Arc::new(move |core: CoreId| Box::new(VirtualEnv::new(0, 120_000, seed, core)) as _);
-    let running =
-        Job::start(job.graph, JobOptions { cores, pin: false, start_us: Some(0), env: Some(env), ..JobOptions::default() });
-    running.wait().map_err(|e| e.to_string())?;
+    let running = Job::start(job.graph, JobOptions { pin: false, start_us: Some(0), env: Some(env), ..job_options });
+    let report = running.wait().map_err(|e| e.to_string())?;
     drop(names);
     let net = result.rows().map_err(|e| e.to_string())?;
     let weights = (0..net.num_rows()).map(|i| net.weights.get(i)).collect();
     let rows = net_rows(std::iter::once((net.rows, Some(weights))));
     match rows.iter().find(|(_, n)| **n < 0) {
         Some((row, n)) => Err(format!("a row was taken back more often than it came ({n}): {row}")),
-        None => Ok(rows),
+        None => Ok((rows, report)),
     }
 }

@@ -4,6 +4,7 @@
 mod data;
 mod explain;
 mod golden;
+mod larger_than_memory;
 mod late;
 mod memory;
 mod random;

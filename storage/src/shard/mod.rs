@@ -113,6 +113,12 @@ impl Shard {
         Ok(shard)
     }
 
+    /// Whether its tables may be larger than its budget. References to records then don't outlive [`maintain`](Self::maintain).
+    #[must_use]
+    pub fn has_device(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// What has made the shard's device useless, if anything did. Answers given since then may be wrong: records that couldn't be read seem
     /// absent. Whoever makes something of an answer durable or visible asks here first.
     #[must_use]

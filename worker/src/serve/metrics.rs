@@ -74,7 +74,13 @@ metrics! {
     CORE_IDLE = Counter "tiderace_core_idle_seconds_total" ["core"] "Time that a core had nothing to do.";
     CORE_TURN = Gauge "tiderace_core_longest_turn_seconds" ["core"] "The longest time since the start that a core worked without looking at its queues and clock.";
     STATE = Gauge "tiderace_state_bytes" ["core"] "State in memory of a core.";
-    STATE_BUDGET = Gauge "tiderace_state_budget_bytes" ["core"] "What the state of a core may hold; a job that needs more fails with TR-2009.";
+    STATE_BUDGET = Gauge "tiderace_state_budget_bytes" ["core"] "What the state of a core may hold in memory; a job that needs more fails with TR-2009, unless it has a `state.directory`.";
+    IO_BACKEND = Gauge "tiderace_io_backend" ["core", "backend"] "1 for how a core's `state.directory` is reached: io_uring or threads.";
+    STATE_RELIEF = Gauge "tiderace_state_memory_relief_ratio" ["core"] "The share of its memory that a core's state gives up because the process is short of memory.";
+    STATE_WRITTEN = Counter "tiderace_state_written_bytes_total" ["core"] "Bytes of pages that a core wrote to its `state.directory`.";
+    STATE_PAGES_WRITTEN = Counter "tiderace_state_pages_written_total" ["core"] "Pages that a core wrote to its `state.directory`.";
+    STATE_PAGES_READ = Counter "tiderace_state_pages_read_total" ["core"] "Pages that a core read back from its `state.directory`.";
+    STATE_PAGES_AWAITED = Counter "tiderace_state_pages_waited_for_total" ["core"] "Those of them for which the core stood and waited.";
     MEMORY_PEAK = Gauge "tiderace_memory_peak_bytes" [] "The most memory that the process held.";
     MEMORY_LIMIT = Gauge "tiderace_memory_limit_bytes" [] "Memory that cgroup and machine leave to the process.";
     EXCEPTIONS = Counter "tiderace_exceptions_total" [] "Errors and refused rows, as `/v1/exceptions` counts them.";
@@ -255,6 +261,14 @@ fn cores(page: &Page, progress: &JobProgress) -> prometheus::Result<()> {
         page.set(CORE_TURN, &label, core.longest_turn.as_secs_f64())?;
         page.set(STATE, &label, core.state_bytes as f64)?;
         page.set(STATE_BUDGET, &label, core.budget_bytes as f64)?;
+        if let Some(io) = &core.state_io {
+            page.set(IO_BACKEND, &[number.as_str(), io.backend.name()], 1.0)?;
+            page.set(STATE_RELIEF, &label, f64::from(io.relief_permille) / 1000.0)?;
+            page.set(STATE_WRITTEN, &label, io.bytes_written as f64)?;
+            page.set(STATE_PAGES_WRITTEN, &label, io.pages_written as f64)?;
+            page.set(STATE_PAGES_READ, &label, io.pages_read as f64)?;
+            page.set(STATE_PAGES_AWAITED, &label, io.pages_waited_for as f64)?;
+        }
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ use tiderace_crds::admin::{Problem, StatusReply, StopMode, WorkerState};
 use tiderace_engine::connect::Secrets;
 use tiderace_engine::error::{Code, Diagnostic};
 use tiderace_engine::runtime::{Job, JobOptions};
+use tiderace_storage::{PressureOptions, PressureWorker};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -327,14 +328,21 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
     let planned = Planned { plan_hash, cores: demand.cores, budget_bytes, kept: Planned::kept(&plan.graph) };
     tracing::info!(job = file.name, plan_hash = planned.plan_hash, cores = demand.cores, budget_bytes, "planned");
     drop(span);
-    let options = JobOptions {
+    let mut options = JobOptions {
         name: file.name.clone(),
         cores: demand.cores,
         memory_bytes: budget_bytes,
+        state_directory: plan.settings.state_directory.as_ref().map(|directory| arguments.work_directory.join(directory)),
+        io_uring: plan.settings.io_uring,
         interval_ms: u64::try_from(plan.settings.tick.as_millis()).unwrap_or(u64::MAX),
         max_parallelism: file.max_parallelism,
         ..JobOptions::default()
     };
+    // Lives as long as the job; only state with a directory can give memory back.
+    let pressure = options.state_directory.is_some().then(|| PressureWorker::start(PressureOptions::default()));
+    if let Some(pressure) = &pressure {
+        options.pressure = pressure.gauge();
+    }
     for view in plan.views.values() {
         view.start(demand.cores);
     }

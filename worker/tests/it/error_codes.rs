@@ -188,6 +188,7 @@ const CASES: &[(Code, Reach)] = &[
         ),
     ),
     (Code::StateCorrupt, Elsewhere("engine/src/key/tests.rs", "Code::StateCorrupt")),
+    (Code::StateUnavailable, Run("SET 'state.directory' = '/proc/state'; SELECT a FROM (VALUES (1)) AS v (a)")),
     (
         Code::InvalidManifest,
         Cli(&["check", "-"], "apiVersion: tiderace.dev/v1alpha1\nkind: StreamingJob\nmetadata: {name: a}\nspec: {sqll: {}}\n"),

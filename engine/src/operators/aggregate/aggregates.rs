@@ -18,6 +18,7 @@ use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, NodeId};
 use crate::key::ordinal::{Numbers, View, numbers};
 use crate::key::{Keys, RowCodec};
+use crate::operators::OpCx;
 
 /// Gives out the state tables of one node on one core.
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +254,36 @@ impl Aggregates {
     #[must_use]
     pub fn distinct_columns(&self) -> Vec<usize> {
         self.distincts.iter().map(|s| s.column).collect()
+    }
+
+    /// Asks for what groups keep beside their slots and a batch will look at: row `i` belongs to the group `records[i]` of table `groups`, if
+    /// that is there. `false`: it is on its way from the device.
+    pub(crate) fn prepare(
+        &mut self,
+        cx: &mut OpCx<'_>,
+        groups: TableId,
+        records: &[Option<RecordRef>],
+        batch: &RecordBatch,
+    ) -> Result<bool> {
+        if self.distincts.is_empty() {
+            return Ok(true);
+        }
+        let table = cx.shard.point(groups, self.record_width());
+        self.row_ids.clear();
+        self.row_ids.extend(records.iter().map(|r| r.map_or(0, |record| u64::from_le_bytes(array(table.value(record), ID_AT)))));
+        let mut columns = Columns::new(batch);
+        let (mut keys, mut is_there) = (Keys::default(), true);
+        for set in &self.distincts {
+            set.keys_of(&columns.array(set.column)?, &self.row_ids, &mut keys)?;
+            let (table, value_width) = set.table();
+            is_there &= cx.fetch(table, value_width, &keys.as_batch());
+        }
+        Ok(is_there)
+    }
+
+    /// The table of the different values of one set, whose keys are the caller's, and the bytes of its values.
+    pub(crate) fn table_of_values(&self, set: usize) -> (TableId, usize) {
+        self.distincts[set].table()
     }
 
     /// Brings the rows of a batch into their groups: row `i` belongs to `records[i]` of table `groups`, whose values are
@@ -548,15 +579,22 @@ impl Aggregates {
     /// Brings the slots of touched groups in order before they are evaluated. `Err` (TR-2006) when a group has less than no rows of a kind.
     pub fn settle(&mut self, shard: &mut Shard, groups: TableId, records: &[RecordRef]) -> Result<()> {
         let table = shard.point(groups, self.record_width());
+        let is_looked_at = |state: &&State| {
+            use StateKind::{Count, Moments, NegativeRows, NegativeValues, SumFloat};
+            matches!(state.kind, SumFloat(_) | Moments(_) | Count | NegativeRows(_) | NegativeValues(_))
+        };
+        let looked_at: Vec<&State> = self.states.iter().filter(is_looked_at).collect();
         for record in records {
-            let slot = table.value_mut(*record);
-            for state in &self.states {
+            for state in &looked_at {
                 let at = state.at;
+                // A record is changed only where it must be: one that came from a device would be copied for it.
+                let slot = table.value(*record);
                 match state.kind {
                     // Without finite values left a sum starts anew: no noise survives.
                     StateKind::SumFloat(_) => {
                         let sum = FloatSum::read(&slot[at..]);
                         if sum.finite == 0 && sum.sum != Twofold::default() {
+                            let slot = table.value_mut(*record);
                             FloatSum { sum: Twofold::default(), ..sum }.write(&mut slot[at..at + FloatSum::BYTES]);
                         }
                     }
@@ -564,6 +602,7 @@ impl Aggregates {
                         let sum = Moments::read(&slot[at..]);
                         if sum.finite == 0 && (sum.sum != Twofold::default() || sum.squares != Twofold::default()) {
                             let clean = Moments { infinite: sum.infinite, ..Moments::default() };
+                            let slot = table.value_mut(*record);
                             clean.write(&mut slot[at..at + Moments::BYTES]);
                         }
                     }

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use tiderace_storage::{Entry, RecordRef, Shard, TableId};
 
-use super::aggregates::{Aggregates, OPERATOR_SCRATCH_AT, TableIds};
+use super::aggregates::{Aggregates, TableIds};
 use super::call::AggregateCall;
 use super::evaluate::Evaluated;
 use super::numeric::array;
@@ -17,6 +17,7 @@ use crate::connect::Rejected;
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, NodeId};
 use crate::key::{KeyCodec, Keys};
+use crate::operators::touched::Touched;
 use crate::operators::{EpochMark, OpCx, Operator, Output, PORT_MAIN, Port, Progress, SLICE_ROWS};
 use crate::sql::types::data_type_name;
 
@@ -92,9 +93,8 @@ pub struct GroupAggregate {
     aggregates: Aggregates,
     /// The global group's first row is out.
     started: bool,
-    // The epoch's groups, and their slots from before it.
-    touched: Vec<RecordRef>,
-    before: Vec<u8>,
+    /// The epoch's groups; made when the shard is known.
+    touched: Option<Touched>,
     emitted: usize,
     dead: Keys,
     // One batch's scratch.
@@ -128,8 +128,7 @@ impl GroupAggregate {
             merges,
             aggregates: Aggregates::new(&plan.calls, &plan.input, plan.append_only, &mut tables)?,
             started: false,
-            touched: Vec::new(),
-            before: Vec::new(),
+            touched: None,
             emitted: 0,
             dead: Keys::default(),
             keys: Keys::default(),
@@ -140,17 +139,15 @@ impl GroupAggregate {
 
     /// Remembers the slots of groups that the epoch touches for the first time, as they are.
     fn keep_before(&mut self, shard: &mut Shard) {
-        let width = self.aggregates.slot_width();
         let table = shard.point(self.groups, self.aggregates.record_width());
-        for record in self.aggregates.touched() {
-            let slot = table.value_mut(*record);
-            let place = u32::from_le_bytes(array(slot, OPERATOR_SCRATCH_AT));
-            if self.touched.get(place as usize) != Some(record) {
-                slot[OPERATOR_SCRATCH_AT..OPERATOR_SCRATCH_AT + 4].copy_from_slice(&(self.touched.len() as u32).to_le_bytes());
-                self.touched.push(*record);
-                self.before.extend_from_slice(&slot[..width]);
-            }
+        if let Some(touched) = &mut self.touched {
+            touched.note(table, self.aggregates.touched(), self.aggregates.slot_width());
         }
+    }
+
+    /// How many groups the epoch has touched.
+    fn touched(&self) -> usize {
+        self.touched.as_ref().map_or(0, Touched::len)
     }
 
     /// Finds or makes the record of each row of the last `keys`.
@@ -170,17 +167,21 @@ impl GroupAggregate {
         self.records.resize(rows, one);
     }
 
-    /// Emits the changes of the next groups of the epoch.
-    fn emit_slice(&mut self, cx: &mut OpCx<'_>, out: &mut Output) -> Result<()> {
+    /// Emits the changes of the next groups of the epoch; `false`: they are on their way from the device.
+    fn emit_slice(&mut self, cx: &mut OpCx<'_>, out: &mut Output) -> Result<bool> {
         let width = self.aggregates.slot_width();
-        let from = self.emitted;
-        let to = (from + SLICE_ROWS / 2).min(self.touched.len());
-        self.emitted = to;
-        let records = self.touched[from..to].to_vec();
+        let which = self.emitted..(self.emitted + SLICE_ROWS / 2).min(self.touched());
+        let Some(touched) = &self.touched else { return Ok(true) };
+        if !touched.fetch(which.clone(), self.groups, self.aggregates.record_width(), cx) {
+            return Ok(false);
+        }
+        let mut records = std::mem::take(&mut self.records);
+        touched.records(which.clone(), cx.shard.point(self.groups, self.aggregates.record_width()), &mut records)?;
         let count = records.len();
         self.aggregates.settle(cx.shard, self.groups, &records).map_err(|e| self.named(e, cx))?;
         // The old slots of all, then the new ones.
-        let mut slots = self.before[from * width..to * width].to_vec();
+        let mut slots = touched.before(which.clone(), width).to_vec();
+        self.emitted = which.end;
         self.aggregates.gather(cx.shard, self.groups, &records, &mut slots);
         let evaluated = self.aggregates.evaluate(cx.shard, &slots)?;
         let rows_of = |i: usize| i64::from_le_bytes(array(&slots, i * width));
@@ -225,7 +226,8 @@ impl GroupAggregate {
             let rows = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(internal)?;
             out.emit(PORT_MAIN, DeltaBatch::new(rows, Weights::from_vec(weights)));
         }
-        Ok(())
+        self.records = records;
+        Ok(true)
     }
 
     /// Removes groups without rows, and all that the epoch kept.
@@ -244,11 +246,9 @@ impl GroupAggregate {
             self.dead = Keys::default();
         }
         self.aggregates.release(shard);
-        self.touched.clear();
-        self.before.clear();
-        // A rare large epoch does not hold its memory for ever.
-        self.touched.shrink_to(1 << 16);
-        self.before.shrink_to(1 << 22);
+        if let Some(touched) = &mut self.touched {
+            touched.clear();
+        }
         self.emitted = 0;
         self.started = true;
     }
@@ -308,9 +308,27 @@ pub(crate) fn same_rows(evaluated: &Evaluated, count: usize) -> Result<impl Fn(u
 
 impl Operator for GroupAggregate {
     fn open(&mut self, shard: &mut Shard) -> Result<()> {
+        self.touched = Some(Touched::none(shard));
         // A global group that is there already was emitted before the job was restored.
         self.started = self.global && !shard.point(self.groups, self.aggregates.record_width()).is_empty();
         Ok(())
+    }
+
+    fn prepare(&mut self, _port: Port, batch: &DeltaBatch, cx: &mut OpCx<'_>) -> Result<bool> {
+        if self.global || batch.num_rows() == 0 {
+            return Ok(true);
+        }
+        let one = self.codec.encode_once_if_equal(&batch.rows, &mut self.keys)?;
+        let width = self.aggregates.record_width();
+        if !cx.fetch(self.groups, width, &self.keys.as_batch()) {
+            return Ok(false);
+        }
+        let mut found = Vec::with_capacity(batch.num_rows());
+        cx.shard.point(self.groups, width).find(&self.keys.as_batch(), &mut found);
+        if one {
+            found.resize(batch.num_rows(), found[0]);
+        }
+        self.aggregates.prepare(cx, self.groups, &found, &batch.rows)
     }
 
     fn on_delta(&mut self, _port: Port, batch: DeltaBatch, cx: &mut OpCx<'_>, _out: &mut Output) -> Result<()> {
@@ -337,15 +355,15 @@ impl Operator for GroupAggregate {
     }
 
     fn on_mark(&mut self, _mark: &EpochMark, cx: &mut OpCx<'_>, out: &mut Output) -> Result<Progress> {
-        if self.global && !self.started && self.touched.is_empty() && cx.core == CoreId(0) {
+        if self.global && !self.started && self.touched() == 0 && cx.core == CoreId(0) {
             self.global_records(cx.shard, 1);
             self.aggregates.place(cx.shard.point(self.groups, self.aggregates.record_width()), &self.records);
             self.keep_before(cx.shard);
         }
-        if self.emitted < self.touched.len() {
-            self.emit_slice(cx, out)?;
+        if self.emitted < self.touched() && !self.emit_slice(cx, out)? {
+            return Ok(Progress::Waiting);
         }
-        if self.emitted < self.touched.len() {
+        if self.emitted < self.touched() {
             return Ok(Progress::More);
         }
         self.finish_epoch(cx.shard);

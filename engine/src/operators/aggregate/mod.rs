@@ -11,7 +11,7 @@ mod compile;
 pub mod evaluate;
 pub mod group;
 pub mod local_distinct;
-mod numeric;
+pub(crate) mod numeric;
 pub mod phases;
 mod recent;
 mod sets;

@@ -299,6 +299,15 @@ impl DistinctCount {
 }
 
 impl Operator for DistinctCount {
+    fn prepare(&mut self, _port: Port, batch: &DeltaBatch, cx: &mut OpCx<'_>) -> Result<bool> {
+        if batch.num_rows() == 0 {
+            return Ok(true);
+        }
+        self.value_codec.encode(&batch.rows, &mut self.keys)?;
+        let (table, value_width) = self.aggregates.table_of_values(self.set);
+        Ok(cx.fetch(table, value_width, &self.keys.as_batch()))
+    }
+
     fn on_delta(&mut self, _port: Port, batch: DeltaBatch, cx: &mut OpCx<'_>, out: &mut Output) -> Result<()> {
         let rows = batch.num_rows();
         if rows == 0 {

@@ -72,6 +72,16 @@ impl DistinctSet {
         }
     }
 
+    /// The table of entries, and the bytes of their values.
+    pub(crate) fn table(&self) -> (TableId, usize) {
+        (self.table, self.value_width())
+    }
+
+    /// The keys of the entries of all rows, for who wants to look at them beforehand.
+    pub(crate) fn keys_of(&self, column: &ArrayRef, ids: &[u64], keys: &mut Keys) -> Result<()> {
+        self.codec.clone().encode(std::slice::from_ref(column), column.len(), Some(ids), keys)
+    }
+
     fn value_width(&self) -> usize {
         if self.append_only { 8 } else { 8 * self.lanes.len() }
     }
@@ -165,11 +175,10 @@ impl DistinctSet {
             self.fresh.clear();
             self.fresh.resize(rows, 0);
             for (entry, row) in self.entries.iter().zip(&self.selected) {
-                let value = table.value_mut(entry.record);
-                let seen = u64::from_le_bytes(array(value, 0));
+                let seen = u64::from_le_bytes(array(table.value(entry.record), 0));
                 let fresh = self.active[*row as usize] & !seen;
                 if fresh != 0 {
-                    value[..8].copy_from_slice(&(seen | fresh).to_le_bytes());
+                    table.value_mut(entry.record)[..8].copy_from_slice(&(seen | fresh).to_le_bytes());
                     self.fresh[*row as usize] = fresh;
                 }
             }

@@ -368,7 +368,15 @@ impl Bench {
 
     fn cx(&mut self) -> OpCx<'_> {
         let epoch = Epoch(self.epoch);
-        OpCx { shard: &mut self.shard, core: CoreId(0), epoch, watermark: Watermark::MIN, time_us: 0, rows: &mut self.accounts }
+        OpCx {
+            shard: &mut self.shard,
+            core: CoreId(0),
+            epoch,
+            watermark: Watermark::MIN,
+            time_us: 0,
+            may_wait: true,
+            rows: &mut self.accounts,
+        }
     }
 
     fn delta(&mut self, operator: &mut dyn Operator, batch: DeltaBatch) -> Vec<DeltaBatch> {

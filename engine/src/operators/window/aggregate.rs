@@ -16,7 +16,6 @@ use crate::batch::DeltaBatch;
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, NodeId};
 use crate::key::{KeyCodec, Keys};
-use crate::operators::aggregate::aggregates::OPERATOR_SCRATCH_AT;
 use crate::operators::aggregate::{AggregateCall, Aggregates, TableIds};
 use crate::operators::{EpochMark, OpCx, Operator, Output, PORT_LATE, Port, Progress, Watermark};
 
@@ -285,20 +284,10 @@ impl WindowAggregate {
         self.records.extend(self.entries.iter().map(|e| e.record));
         self.aggregates.place(table, &self.records);
         if tracked {
-            if pane.touched.is_empty() {
+            if pane.touched.len() == 0 {
                 self.dirty.push(target.span);
             }
-            let slot_width = self.aggregates.slot_width();
-            for record in self.aggregates.touched() {
-                let slot = table.value_mut(*record);
-                let scratch = &mut slot[OPERATOR_SCRATCH_AT..OPERATOR_SCRATCH_AT + 4];
-                let place = u32::from_le_bytes([scratch[0], scratch[1], scratch[2], scratch[3]]);
-                if pane.touched.get(place as usize) != Some(record) {
-                    scratch.copy_from_slice(&(pane.touched.len() as u32).to_le_bytes());
-                    pane.touched.push(*record);
-                    pane.before.extend_from_slice(&slot[..slot_width]);
-                }
-            }
+            pane.touched.note(table, self.aggregates.touched(), self.aggregates.slot_width());
         }
         let table = pane.table;
         self.aggregates.apply(shard, table, batch)

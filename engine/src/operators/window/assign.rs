@@ -204,8 +204,15 @@ mod tests {
         let mut operator = WindowAssign::new(&input(), time, spec).unwrap();
         let result = {
             let rows = &mut accounts;
-            let mut cx =
-                OpCx { shard: &mut shard, core: CoreId(0), epoch: Epoch(1), watermark: Watermark::MIN, time_us: 12_345, rows };
+            let mut cx = OpCx {
+                shard: &mut shard,
+                core: CoreId(0),
+                epoch: Epoch(1),
+                watermark: Watermark::MIN,
+                time_us: 12_345,
+                may_wait: true,
+                rows,
+            };
             operator.on_delta(0, input_batch, &mut cx, &mut out)
         };
         (result, out.batches.into_iter().map(|(_, b)| b).collect(), accounts)

@@ -17,6 +17,7 @@ use crate::connect::Rejected;
 use crate::error::{Code, Result};
 use crate::key::Keys;
 use crate::operators::aggregate::group::same_rows;
+use crate::operators::touched::Touched;
 use crate::operators::{EpochMark, OpCx, Output, PORT_MAIN, Progress, SLICE_ROWS};
 use crate::sql::types::data_type_name;
 
@@ -41,7 +42,7 @@ pub(super) struct Firing {
 #[derive(Debug)]
 enum Action {
     /// Emit the groups of a window that the epoch changed, from `at` on.
-    Changes { window: Window, table: TableId, touched: Vec<RecordRef>, before: Vec<u8>, at: usize, dead: Keys, is_last: bool },
+    Changes { window: Window, table: TableId, touched: Touched, at: usize, dead: Keys, is_last: bool },
     /// Add the groups of one table to those of another, from a cursor on.
     Merge { from: TableId, into: TableId, cursor: u64, drops: bool },
     /// Emit all groups of a table, from a cursor on.
@@ -136,17 +137,9 @@ impl WindowAggregate {
     fn plan_changes(&mut self, now_us: i64) {
         for window in std::mem::take(&mut self.dirty) {
             let Some(pane) = self.panes.panes.get_mut(&(window.end_us, window.start_us)) else { continue };
-            let (touched, before) = (std::mem::take(&mut pane.touched), std::mem::take(&mut pane.before));
+            let touched = pane.touched.take();
             let (table, is_last) = (pane.table, pane.keep_until_us <= now_us);
-            self.firing.actions.push_back(Action::Changes {
-                window,
-                table,
-                touched,
-                before,
-                at: 0,
-                dead: Keys::default(),
-                is_last,
-            });
+            self.firing.actions.push_back(Action::Changes { window, table, touched, at: 0, dead: Keys::default(), is_last });
         }
     }
 
@@ -226,24 +219,25 @@ impl WindowAggregate {
     /// Works on an action for about `rows_max` rows; what it cost, and what is left of it.
     fn act(&mut self, action: Action, rows_max: usize, cx: &mut OpCx<'_>, out: &mut Output) -> Result<(usize, Option<Action>)> {
         match action {
-            Action::Changes { window, table, touched, before, at, mut dead, is_last } => {
+            Action::Changes { window, table, touched, at, mut dead, is_last } => {
                 self.expect_rows(true, cx, out)?;
                 let to = touched.len().min(at + rows_max.div_ceil(2));
-                let records = &touched[at..to];
-                self.collect(window, table, records, cx)?;
-                let width = self.aggregates.slot_width();
-                self.firing.rows.before.extend_from_slice(&before[at * width..to * width]);
+                let mut records = std::mem::take(&mut self.firing.records);
+                touched.records(at..to, cx.shard.point(table, self.aggregates.record_width()), &mut records)?;
+                self.collect(window, table, &records, cx)?;
+                self.firing.rows.before.extend_from_slice(touched.before(at..to, self.aggregates.slot_width()));
                 if !is_last {
                     let groups = cx.shard.point(table, self.aggregates.record_width());
-                    for record in records {
+                    for record in &records {
                         if rows_of(groups.value(*record)) == 0 {
                             push_key(&mut dead, groups.key(*record), groups.hash(*record));
                         }
                     }
                 }
+                self.firing.records = records;
                 let cost = 2 * (to - at);
                 if to < touched.len() {
-                    return Ok((cost, Some(Action::Changes { window, table, touched, before, at: to, dead, is_last })));
+                    return Ok((cost, Some(Action::Changes { window, table, touched, at: to, dead, is_last })));
                 }
                 if !dead.hashes.is_empty() {
                     self.firing.after.push(After::Remove { table, dead });

@@ -143,7 +143,7 @@ impl Bench {
         let mark = EpochMark { epoch, time_us, watermark: Watermark(watermark), last };
         let (watermark, time_us) = (before.watermark, before.time_us);
         let rows = &mut accounts;
-        let mut cx = OpCx { shard: &mut shard, core: CoreId(0), epoch, watermark, time_us, rows };
+        let mut cx = OpCx { shard: &mut shard, core: CoreId(0), epoch, watermark, time_us, may_wait: true, rows };
         let mut out = Output::default();
         for batch in batches {
             self.operator.on_delta(0, batch.clone(), &mut cx, &mut out)?;

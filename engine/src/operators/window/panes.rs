@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use tiderace_storage::{RecordRef, Shard, TableId};
+use tiderace_storage::{Shard, TableId};
 
 use super::spec::Window;
 use crate::ids::NodeId;
+use crate::operators::touched::Touched;
 
 /// A table of groups.
 #[derive(Debug)]
@@ -18,8 +19,7 @@ pub(super) struct Pane {
     /// When nothing needs it any more, as a time that watermarks reach.
     pub(super) keep_until_us: i64,
     /// Groups that this epoch changed, and their slots from before; kept only where an old row may have to be taken back.
-    pub(super) touched: Vec<RecordRef>,
-    pub(super) before: Vec<u8>,
+    pub(super) touched: Touched,
 }
 
 /// What a table is for.
@@ -59,6 +59,7 @@ impl Panes {
     pub(super) fn open(&mut self, shard: &mut Shard) -> i64 {
         let word = |bytes: &[u8], at: usize| -> u64 { u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes")) };
         let mut closed_us = i64::MIN;
+        let mut none = Touched::none(shard);
         for (key, value) in shard.ordered(self.directory).range(Bound::Unbounded, Bound::Unbounded) {
             if key == CLOSED_KEY {
                 closed_us = ordered_to_time(word(value, 0));
@@ -66,7 +67,7 @@ impl Panes {
             }
             let table = TableId(word(value, 0));
             let keep_until_us = ordered_to_time(word(value, 8));
-            let pane = Pane { table, fired: value[16] == 1, keep_until_us, touched: Vec::new(), before: Vec::new() };
+            let pane = Pane { table, fired: value[16] == 1, keep_until_us, touched: none.take() };
             let place = (ordered_to_time(word(key, 1)), ordered_to_time(word(key, 9)));
             self.next = self.next.max(table.0 - self.tables_base + 1);
             if key[0] == PaneKind::Pane as u8 { &mut self.panes } else { &mut self.prefixes }.insert(place, pane);
@@ -99,7 +100,7 @@ impl Panes {
         let known = if kind == PaneKind::Pane { &self.panes } else { &self.prefixes };
         if !known.contains_key(&place) {
             let table = self.table();
-            let pane = Pane { table, fired: false, keep_until_us, touched: Vec::new(), before: Vec::new() };
+            let pane = Pane { table, fired: false, keep_until_us, touched: Touched::none(shard) };
             self.write(shard, kind, span, &pane);
             if kind == PaneKind::Pane { &mut self.panes } else { &mut self.prefixes }.insert(place, pane);
         }
