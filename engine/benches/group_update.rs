@@ -88,7 +88,15 @@ impl Run {
 
     fn cx(&mut self) -> (OpCx<'_>, &mut GroupAggregate) {
         let Self { shard, operator, accounts } = self;
-        let cx = OpCx { shard, core: CoreId(0), epoch: Epoch(1), watermark: Watermark::MIN, time_us: 0, rows: accounts };
+        let cx = OpCx {
+            shard,
+            core: CoreId(0),
+            epoch: Epoch(1),
+            watermark: Watermark::MIN,
+            time_us: 0,
+            may_wait: true,
+            rows: accounts,
+        };
         (cx, operator)
     }
 

@@ -70,7 +70,7 @@ impl Core {
     fn call<T>(&mut self, work: impl FnOnce(&mut WindowAggregate, &mut OpCx<'_>, &mut Output) -> T) -> (T, usize) {
         let rows = &mut self.accounts;
         let (epoch, watermark) = (Epoch(1), Watermark::MIN);
-        let mut cx = OpCx { shard: &mut self.shard, core: CoreId(0), epoch, watermark, time_us: 0, rows };
+        let mut cx = OpCx { shard: &mut self.shard, core: CoreId(0), epoch, watermark, time_us: 0, may_wait: true, rows };
         let mut out = Output::default();
         let answer = work(&mut self.operator, &mut cx, &mut out);
         (answer, out.batches.iter().map(|(_, b)| b.num_rows()).sum())

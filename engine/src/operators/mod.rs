@@ -179,7 +179,7 @@ impl RowAccounts {
             RowPolicy::Fail => {
                 let place = bad.position.map(|p| format!(", line {p}")).unwrap_or_default();
                 return Err(Diagnostic::new(bad.code, format!("{} ({}{place}): {}", bad.message, bad.origin, bad.raw))
-                    .hint("set 'on_error' = 'skip' or 'dead_letter(<sink>)' on the table to go on without such rows"));
+                    .hint("set 'on_error' = 'skip' or 'dead_letter(<sink>)' on the table whose rows they are, or by SET for the whole job, to go on without such rows"));
             }
             RowPolicy::Skip => {}
             RowPolicy::DeadLetter => self.dead_letters.push(bad.clone()),

@@ -79,7 +79,14 @@ impl<'t> Builder<'t> {
     pub(super) fn add(&mut self, kind: &str, role: Role, inputs: Vec<Input>, schema: SchemaRef, info: NodeInfo) -> NodeId {
         let id = NodeId(self.graph.nodes.len() as u32);
         let name = format!("{kind}#{id}");
-        self.graph.nodes.push(NodeSpec { id, name: name.clone(), role, inputs, policy: self.policy, schema });
+        let mut policy = self.policy;
+        if !matches!(role, Role::Source(_) | Role::Sink(_))
+            && let Some(table) = self.judging_table(&inputs)
+        {
+            policy = self.graph.nodes[inputs[0].from.0 as usize].policy;
+            self.judged_as.insert(id, table);
+        }
+        self.graph.nodes.push(NodeSpec { id, name: name.clone(), role, inputs, policy, schema });
         self.infos.push(NodeInfo { name, ..info });
         id
     }
@@ -331,9 +338,7 @@ impl<'t> Builder<'t> {
             let factory: OperatorFactory =
                 Arc::new(move |_| Ok(Box::new(ChainOperator::new(chain.clone())) as Box<dyn Operator>));
             let input = Input { from: stream.node, port: stream.port, route: Route::Local };
-            let before = stream.node;
             stream.node = self.operator("Chain", factory, vec![input], schema.clone(), info.kind(stream.kind));
-            self.judge_as_source(stream.node, before);
             stream.port = PORT_MAIN;
             stream.base = with_types(&stream.schema, &schema).map_err(|e| self.refuse(&e))?;
         } else {
@@ -597,16 +602,21 @@ impl<'t> Builder<'t> {
         Ok(Stream { shown, ..Stream::behind(node, base, roles, kind, placed.has_watermark) })
     }
 
-    /// A row of a table with an `on_error` of its own is under it also where the first expressions over it are computed.
-    fn judge_as_source(&mut self, chain: NodeId, source: NodeId) {
-        let spec = &self.graph.nodes[source.0 as usize];
-        if matches!(spec.role, Role::Source(_))
-            && self.tables.planned.get(&spec.name).is_some_and(|table| table.on_error.is_some())
-        {
-            let (name, policy) = (spec.name.clone(), spec.policy);
-            self.graph.nodes[chain.0 as usize].policy = policy;
-            self.judged_as.insert(chain, name);
-        }
+    /// The table whose `on_error` a node is under that reads these inputs: the rows of a table with an `on_error` of its own are under it until
+    /// they meet those of another table.
+    fn judging_table(&self, inputs: &[Input]) -> Option<String> {
+        let table_of = |input: &Input| {
+            let spec = &self.graph.nodes[input.from.0 as usize];
+            let has_own = |name: &String| self.tables.planned.get(name).is_some_and(|table| table.on_error.is_some());
+            match spec.role {
+                // What was refused is judged no more: that would be without end.
+                _ if input.port == PORT_REJECTED => None,
+                Role::Source(_) => Some(&spec.name).filter(|name| has_own(name)),
+                _ => self.judged_as.get(&input.from),
+            }
+        };
+        let first = table_of(inputs.first()?)?;
+        inputs.iter().all(|input| table_of(input) == Some(first)).then(|| first.clone())
     }
 
     /// Edges for the rejected rows of every node under `dead_letter`.

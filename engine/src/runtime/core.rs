@@ -410,7 +410,8 @@ impl Core {
         })
     }
 
-    fn memory_exceeded(&self) -> Diagnostic {
+    fn memory_exceeded(&mut self) -> Diagnostic {
+        self.count_state();
         let (used, budget) = (self.used_bytes(), self.state.shard.budget_bytes());
         let most = self.nodes.iter().max_by_key(|node| node.state_bytes);
         let (name, bytes) = most.map_or(("?", 0), |node| (node.name.as_str(), node.state_bytes));
@@ -418,7 +419,19 @@ impl Core {
             Code::MemoryExceeded,
             format!("operator `{name}` holds {bytes} of the {used} bytes of state on core {}, which may hold {budget}", self.id),
         )
-        .hint("give the job more memory (`--memory`) or a directory for what doesn't fit (`--state-dir`), or bound the state by a window or a shorter key")
+        .hint(if self.state.shard.has_device() {
+            "give the job more memory (`--memory`): the index of its keys, about 13 bytes each, stays there, and so do a batch and its groups"
+        } else {
+            "give the job more memory (`--memory`) or a directory for what doesn't fit (`--state-dir`), or bound the state by a window or a shorter key"
+        })
+    }
+
+    /// Where state comes and goes between calls, what a node's calls added up to says nothing of what it holds.
+    fn count_state(&mut self) {
+        if let Some(bytes) = self.state.bytes_by_node(self.nodes.len()) {
+            let operators = self.nodes.iter_mut().zip(bytes).filter(|(node, _)| !matches!(node.stage, Stage::Sink(_)));
+            operators.for_each(|(node, bytes)| node.state_bytes = bytes);
+        }
     }
 
     /// What counts against the budget: state, and what sinks hold of the running epoch.
@@ -537,6 +550,7 @@ impl Core {
         self.progress.state_bytes = self.state.shard.used_bytes() as u64;
         self.progress.budget_bytes = self.state.shard.budget_bytes() as u64;
         self.progress.state_io = self.state.io();
+        self.count_state();
         snapshot.core.clone_from(&self.progress);
         if snapshot.nodes.is_empty() {
             let names = self.nodes.iter().enumerate();

@@ -14,6 +14,7 @@ use super::JobOptions;
 use super::progress::{IoBackend, StateIo};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::CoreId;
+use crate::operators::aggregate::TableIds;
 
 /// How many pages of dropped tables a turn frees: some hundred microseconds where pages are not huge.
 const RECLAIMED_PAGES: usize = 2;
@@ -81,7 +82,7 @@ impl CoreState {
         self.shard.complete_pending(if is_idle { WAIT } else { Duration::ZERO })
     }
 
-    /// After each call of an operator: writes pages until what is held fits, `others_bytes` beside the tables included. Whether it does.
+    /// After each call of a node: writes pages until what is held fits, `others_bytes` beside the tables included. Whether it does.
     /// Without a folder it only looks.
     pub(super) fn settle(&mut self, others_bytes: usize) -> Result<bool> {
         let Some(folder) = &self.folder else { return Ok(self.shard.used_bytes() + others_bytes <= self.shard.budget_bytes()) };
@@ -101,6 +102,18 @@ impl CoreState {
             }
         }
         Ok(true)
+    }
+
+    /// What the tables of each of so many nodes hold in memory; `None` without a folder, where what their calls added up to says it.
+    pub(super) fn bytes_by_node(&self, nodes: usize) -> Option<Vec<i64>> {
+        self.folder.as_ref()?;
+        let mut bytes = vec![0; nodes];
+        for (table, held) in self.shard.table_bytes() {
+            if let Some(sum) = bytes.get_mut(TableIds::node_of(table).0 as usize) {
+                *sum += held as i64;
+            }
+        }
+        Some(bytes)
     }
 
     /// What the folder has been used for; `None` without one.

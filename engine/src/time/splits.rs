@@ -32,6 +32,8 @@ pub struct SplitWatermarks {
     finished: bool,
     /// As [`Split::silent_us`], while there is no open split.
     vacant_us: i64,
+    /// Whether a split was open in this epoch, even if it has ended since.
+    occupied: bool,
     idle_timeout_us: Option<i64>,
 }
 
@@ -40,11 +42,21 @@ impl SplitWatermarks {
     #[must_use]
     pub fn new(idle_timeout_us: Option<i64>) -> Self {
         let reached = Watermark::MIN.0;
-        Self { splits: HashMap::new(), opened: 0, closed: 0, reached, finished: false, vacant_us: 0, idle_timeout_us }
+        Self {
+            splits: HashMap::new(),
+            opened: 0,
+            closed: 0,
+            reached,
+            finished: false,
+            vacant_us: 0,
+            occupied: false,
+            idle_timeout_us,
+        }
     }
 
     /// A split joins. Announcing it again changes nothing.
     pub fn open(&mut self, split: SplitId) {
+        self.occupied = true;
         let opened = &mut self.opened;
         self.splits.entry(split).or_insert_with(|| {
             *opened += 1;
@@ -100,11 +112,13 @@ impl SplitWatermarks {
     /// The watermark and idleness as by [`Self::current`].
     pub fn cut(&mut self, elapsed_us: i64, starved: bool) -> (Watermark, bool) {
         if let Some(timeout_us) = self.idle_timeout_us {
-            match (self.splits.is_empty(), starved) {
-                (true, true) => self.vacant_us = self.vacant_us.saturating_add(elapsed_us),
-                (true, false) => {}
-                (false, _) => self.vacant_us = 0,
+            // A small file may be opened, read and finished within one epoch: what it brought counts.
+            if self.occupied || !self.splits.is_empty() {
+                self.vacant_us = 0;
+            } else if starved {
+                self.vacant_us = self.vacant_us.saturating_add(elapsed_us);
             }
+            self.occupied = false;
             for split in self.splits.values_mut() {
                 if split.active {
                     split.silent_us = 0;
@@ -170,6 +184,20 @@ mod tests {
         source.advance(A, Some(900));
         source.finish(A);
         assert_eq!(source.current().0, Watermark(250), "B is unread");
+    }
+
+    #[test]
+    fn a_split_that_ends_in_the_epoch_in_which_it_came_ends_idleness_too() {
+        let mut source = SplitWatermarks::new(Some(250));
+        for (at, split) in [A, B, SplitId(3)].into_iter().enumerate() {
+            let us = 1000 * at as i64;
+            source.open(split);
+            source.advance(split, Some(us));
+            source.finish(split);
+            assert_eq!(source.cut(1000, true), (Watermark(us), false), "also in an epoch longer than the timeout");
+            assert_eq!(source.cut(200, true), (Watermark(us), false));
+            assert_eq!(source.cut(200, true), (Watermark(us), true), "nothing came for as long as the timeout");
+        }
     }
 
     #[test]

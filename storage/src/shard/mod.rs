@@ -149,6 +149,12 @@ impl Shard {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// What each table holds in memory now, with its index.
+    pub fn table_bytes(&self) -> impl Iterator<Item = (TableId, usize)> {
+        let point = self.point.iter().map(|(id, table)| (*id, table.used_bytes()));
+        point.chain(self.ordered.iter().map(|(id, table)| (*id, table.used_bytes())))
+    }
+
     /// The point table `id`, made on first use. `value_width`: bytes of each value made by `entries`; the same at every call.
     pub fn point(&mut self, id: TableId, value_width: usize) -> &mut PointTable {
         let (layout, used_bytes) = (&self.layout, &self.used_bytes);

@@ -82,6 +82,41 @@ fn a_tables_own_on_error_holds_where_its_rows_are_first_computed_with() {
 }
 
 #[test]
+fn a_tables_own_on_error_holds_behind_a_shuffle_until_its_rows_meet_those_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.jsonl");
+    let rows = [
+        "{\"g\":1,\"x\":9223372036854775807,\"ts\":\"2026-01-01 00:00:10\"}",
+        "{\"g\":1,\"x\":9223372036854775807,\"ts\":\"2026-01-01 00:00:20\"}",
+        "{\"g\":2,\"x\":7,\"ts\":\"2026-01-01 00:00:30\"}",
+        "{\"g\":2,\"x\":8,\"ts\":null}",
+    ];
+    std::fs::write(&path, rows.join("\n")).unwrap();
+    let tables = format!(
+        "CREATE TABLE bad (origin STRING, code STRING) WITH (connector = 'print');
+        CREATE TABLE ps (g BIGINT, x BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts) WITH (connector = 'filesystem', path = '{}', format = 'json', on_error = '__');\n",
+        path.display()
+    );
+    let window = "SELECT window_end, count(*) AS n FROM TUMBLE(ps, ts, INTERVAL '1' MINUTE) GROUP BY window_start, window_end;";
+    let sums = "SELECT g, sum(x) AS s FROM ps GROUP BY g;";
+    let skipping = tables.replace("__", "skip");
+    let rows = printed(&format!("{skipping}{window}"));
+    assert!(rows.iter().any(|row| row.contains("00:01:00") && row.contains('3')), "the row without a time is left out: {rows:?}");
+    let rows = printed(&format!("{skipping}{sums}"));
+    assert!(rows.iter().any(|row| row.contains("15")), "{rows:?}");
+    let outcome = tiderace_with(&["run", "-"], &format!("{}{sums}", tables.replace("__", "dead_letter(bad)")));
+    assert!(outcome.exit == 0 && outcome.rows.contains("TR-2001"), "{} {}", outcome.rows, outcome.notes);
+    // Rows that are the sum of several tables' are under the job's policy, and the hint says so.
+    let other =
+        "CREATE TABLE other (g BIGINT, x BIGINT) WITH (connector = 'datagen', 'number-of-rows' = '1', 'rows-per-second' = '0');";
+    let both = "SELECT g, sum(x) AS s FROM (SELECT g, x FROM ps UNION ALL SELECT g, 1 FROM other) GROUP BY g;";
+    let outcome = tiderace_with(&["run", "-"], &format!("{other}{skipping}{both}"));
+    assert!(outcome.exit == 3 && outcome.notes.contains("TR-2001") && outcome.notes.contains("SET"), "{}", outcome.notes);
+    let outcome = tiderace_with(&["run", "-"], &format!("SET 'on_error' = 'skip'; {other}{skipping}{both}"));
+    assert_eq!(outcome.exit, 0, "{}", outcome.notes);
+}
+
+#[test]
 fn long_chains_of_operators_are_planned_and_run() {
     let sum = vec!["id"; 600].join(" + ");
     let rows = printed(&format!("{T}SELECT {sum} AS s FROM t WHERE id = 3;"));

@@ -34,6 +34,17 @@ impl TableIds {
         Self { next: u64::from(node.0) << 16, core }
     }
 
+    /// The first table of a node beyond those that are given out here: 2^31 more, for windows.
+    pub(crate) fn beyond(node: NodeId) -> u64 {
+        1 << 63 | u64::from(node.0) << 31
+    }
+
+    /// The node that a table was given to.
+    pub(crate) fn node_of(table: TableId) -> NodeId {
+        let is_beyond = table.0 >> 63 == 1;
+        NodeId(if is_beyond { (table.0 & !(1 << 63)) >> 31 } else { table.0 >> 16 } as u32)
+    }
+
     /// A table that nobody else has.
     #[expect(clippy::should_implement_trait, reason = "not a sequence to iterate")]
     pub fn next(&mut self) -> TableId {

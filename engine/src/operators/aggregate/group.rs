@@ -323,6 +323,10 @@ impl Operator for GroupAggregate {
         if !cx.fetch(self.groups, width, &self.keys.as_batch()) {
             return Ok(false);
         }
+        if self.merges {
+            // Different values are kept where they came in.
+            return Ok(true);
+        }
         let mut found = Vec::with_capacity(batch.num_rows());
         cx.shard.point(self.groups, width).find(&self.keys.as_batch(), &mut found);
         if one {

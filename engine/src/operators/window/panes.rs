@@ -8,6 +8,7 @@ use tiderace_storage::{Shard, TableId};
 
 use super::spec::Window;
 use crate::ids::NodeId;
+use crate::operators::aggregate::TableIds;
 use crate::operators::touched::Touched;
 
 /// A table of groups.
@@ -50,9 +51,14 @@ const CLOSED_KEY: &[u8] = &[0];
 impl Panes {
     /// `directory` is an ordered table of the operator's own.
     pub(super) fn new(node: NodeId, directory: TableId) -> Self {
-        // Above all tables that `TableIds` gives out; 2^31 a node.
-        let tables_base = (1 << 63) | (u64::from(node.0) << 31);
-        Self { directory, tables_base, next: 0, free: Vec::new(), panes: ByEnd::new(), prefixes: ByEnd::new() }
+        Self {
+            directory,
+            tables_base: TableIds::beyond(node),
+            next: 0,
+            free: Vec::new(),
+            panes: ByEnd::new(),
+            prefixes: ByEnd::new(),
+        }
     }
 
     /// Finds the tables that the shard has already; the watermark up to which windows were closed.
