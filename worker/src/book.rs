@@ -12,6 +12,7 @@ const SUMMARY: &str = "\
 
 - [Tutorial](guide/tutorial.md)
 - [Time and lateness](guide/time.md)
+- [State that is larger than memory](guide/state.md)
 - [SQL](guide/sql.md)
   - [Functions](reference/functions.md)
   - [Settings](reference/settings.md)

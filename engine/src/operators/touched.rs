@@ -13,8 +13,8 @@ use super::aggregate::numeric::array;
 use crate::error::{Code, Diagnostic, Result};
 use crate::key::Keys;
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. The default is of tables in memory.
+#[derive(Debug, Default)]
 pub(super) struct Touched {
     names: Names,
     before: Vec<u8>,
@@ -24,6 +24,12 @@ pub(super) struct Touched {
 enum Names {
     References(Vec<RecordRef>),
     Keys(Keys),
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::References(Vec::new())
+    }
 }
 
 impl Touched {

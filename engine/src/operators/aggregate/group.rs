@@ -93,8 +93,8 @@ pub struct GroupAggregate {
     aggregates: Aggregates,
     /// The global group's first row is out.
     started: bool,
-    /// The epoch's groups; made when the shard is known.
-    touched: Option<Touched>,
+    /// The epoch's groups.
+    touched: Touched,
     emitted: usize,
     dead: Keys,
     // One batch's scratch.
@@ -128,7 +128,7 @@ impl GroupAggregate {
             merges,
             aggregates: Aggregates::new(&plan.calls, &plan.input, plan.append_only, &mut tables)?,
             started: false,
-            touched: None,
+            touched: Touched::default(),
             emitted: 0,
             dead: Keys::default(),
             keys: Keys::default(),
@@ -140,14 +140,7 @@ impl GroupAggregate {
     /// Remembers the slots of groups that the epoch touches for the first time, as they are.
     fn keep_before(&mut self, shard: &mut Shard) {
         let table = shard.point(self.groups, self.aggregates.record_width());
-        if let Some(touched) = &mut self.touched {
-            touched.note(table, self.aggregates.touched(), self.aggregates.slot_width());
-        }
-    }
-
-    /// How many groups the epoch has touched.
-    fn touched(&self) -> usize {
-        self.touched.as_ref().map_or(0, Touched::len)
+        self.touched.note(table, self.aggregates.touched(), self.aggregates.slot_width());
     }
 
     /// Finds or makes the record of each row of the last `keys`.
@@ -170,17 +163,16 @@ impl GroupAggregate {
     /// Emits the changes of the next groups of the epoch; `false`: they are on their way from the device.
     fn emit_slice(&mut self, cx: &mut OpCx<'_>, out: &mut Output) -> Result<bool> {
         let width = self.aggregates.slot_width();
-        let which = self.emitted..(self.emitted + SLICE_ROWS / 2).min(self.touched());
-        let Some(touched) = &self.touched else { return Ok(true) };
-        if !touched.fetch(which.clone(), self.groups, self.aggregates.record_width(), cx) {
+        let which = self.emitted..(self.emitted + SLICE_ROWS / 2).min(self.touched.len());
+        if !self.touched.fetch(which.clone(), self.groups, self.aggregates.record_width(), cx) {
             return Ok(false);
         }
         let mut records = std::mem::take(&mut self.records);
-        touched.records(which.clone(), cx.shard.point(self.groups, self.aggregates.record_width()), &mut records)?;
+        self.touched.records(which.clone(), cx.shard.point(self.groups, self.aggregates.record_width()), &mut records)?;
         let count = records.len();
         self.aggregates.settle(cx.shard, self.groups, &records).map_err(|e| self.named(e, cx))?;
         // The old slots of all, then the new ones.
-        let mut slots = touched.before(which.clone(), width).to_vec();
+        let mut slots = self.touched.before(which.clone(), width).to_vec();
         self.emitted = which.end;
         self.aggregates.gather(cx.shard, self.groups, &records, &mut slots);
         let evaluated = self.aggregates.evaluate(cx.shard, &slots)?;
@@ -246,9 +238,7 @@ impl GroupAggregate {
             self.dead = Keys::default();
         }
         self.aggregates.release(shard);
-        if let Some(touched) = &mut self.touched {
-            touched.clear();
-        }
+        self.touched.clear();
         self.emitted = 0;
         self.started = true;
     }
@@ -308,7 +298,7 @@ pub(crate) fn same_rows(evaluated: &Evaluated, count: usize) -> Result<impl Fn(u
 
 impl Operator for GroupAggregate {
     fn open(&mut self, shard: &mut Shard) -> Result<()> {
-        self.touched = Some(Touched::none(shard));
+        self.touched = Touched::none(shard);
         // A global group that is there already was emitted before the job was restored.
         self.started = self.global && !shard.point(self.groups, self.aggregates.record_width()).is_empty();
         Ok(())
@@ -359,15 +349,15 @@ impl Operator for GroupAggregate {
     }
 
     fn on_mark(&mut self, _mark: &EpochMark, cx: &mut OpCx<'_>, out: &mut Output) -> Result<Progress> {
-        if self.global && !self.started && self.touched() == 0 && cx.core == CoreId(0) {
+        if self.global && !self.started && self.touched.len() == 0 && cx.core == CoreId(0) {
             self.global_records(cx.shard, 1);
             self.aggregates.place(cx.shard.point(self.groups, self.aggregates.record_width()), &self.records);
             self.keep_before(cx.shard);
         }
-        if self.emitted < self.touched() && !self.emit_slice(cx, out)? {
+        if self.emitted < self.touched.len() && !self.emit_slice(cx, out)? {
             return Ok(Progress::Waiting);
         }
-        if self.emitted < self.touched() {
+        if self.emitted < self.touched.len() {
             return Ok(Progress::More);
         }
         self.finish_epoch(cx.shard);
