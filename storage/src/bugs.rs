@@ -21,6 +21,10 @@ pub(crate) enum Bug {
     SplitsWrong,
     /// The checksum of a page isn't compared (R14).
     TrustsPages,
+    /// A changed block of an ordered table is taken for what was written of it (R5).
+    StaleBlocks,
+    /// A checkpoint names blocks whose space it lets go.
+    LetsSpaceGo,
     /// The manifest is made durable before what it names.
     ManifestFirst,
     /// Records that change while they are captured aren't saved as they were (R5).

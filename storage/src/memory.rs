@@ -16,6 +16,11 @@ impl Account {
         Self { used_bytes: 0, shard_bytes }
     }
 
+    /// What it counts into.
+    pub(crate) fn shard_bytes(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.shard_bytes)
+    }
+
     /// What the table holds, as last told.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes

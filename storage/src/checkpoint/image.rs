@@ -89,13 +89,15 @@ impl Image {
         let mut writer = SectionWriter::default();
         for (id, table) in shard.ordered_tables() {
             image.tables += 1;
-            for (key, value) in table.range(Bound::Unbounded, Bound::Unbounded).filter(|(key, _)| has_ordered(id, key)) {
-                writer.push(id, SectionKind::Ordered, 0, 0, key, value);
-                image.records += 1;
+            table.for_each(|key, value| {
+                if has_ordered(id, key) {
+                    writer.push(id, SectionKind::Ordered, 0, 0, key, value);
+                    image.records += 1;
+                }
                 if writer.len() >= BLOCK_BYTES {
                     image.blocks.push(ImageBlock { part: Part::Ordered, payload: writer.finish() });
                 }
-            }
+            });
         }
         if writer.len() > 0 {
             image.blocks.push(ImageBlock { part: Part::Ordered, payload: writer.finish() });

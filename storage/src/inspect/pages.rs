@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{InspectError, Problem};
 use crate::device::{Device, DeviceError, DeviceOp, Done, FileName};
+use crate::ordered::{NO_ENTRIES, count_entries};
 use crate::point::{PageRecord, read_page};
 use crate::shard::manifest::{MANIFEST_BYTES_MAX, PagesManifest, TableKind, TablePages, manifest_name, manifest_version};
 use crate::store::{FrameLabel, FramePlace, open_frame, segment_name, segment_number};
@@ -24,11 +25,11 @@ pub struct PagesTableReport {
     pub pages: u64,
     /// Bytes of their frames.
     pub bytes: u64,
-    /// Of a point table whose data was read: keys that live.
+    /// Of a table whose data was read: keys that live.
     pub live_records: Option<u64>,
     /// The same: records on its pages, those that later ones replace included.
     pub written_records: Option<u64>,
-    /// The same: tombstones.
+    /// Of a point table whose data was read: tombstones.
     pub tombstones: Option<u64>,
 }
 
@@ -202,6 +203,10 @@ fn table_report(
             }
         };
         if !is_point {
+            match count_entries(bytes) {
+                Some(entries) => written += entries as u64,
+                None => problem(format!("page {} of table {}: {NO_ENTRIES}", page.number, table.id.0)),
+            }
             continue;
         }
         let read = read_page(&bytes, |record| match record {
@@ -220,7 +225,9 @@ fn table_report(
             problem(format!("page {} of table {} holds no records as they should be", page.number, table.id.0));
         }
     }
-    if is_point {
+    if !is_point {
+        (report.live_records, report.written_records) = (Some(written), Some(written));
+    } else {
         (report.live_records, report.written_records) = (Some(live.len() as u64), Some(written));
         report.tombstones = Some(tombstones);
     }

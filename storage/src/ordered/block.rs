@@ -1,42 +1,50 @@
-//! A block of an ordered table: some keys with values, sorted.
+//! A block of an ordered table: some keys with values, sorted, in memory or on the device alone.
 //!
-//! Entries lie in the order of their arrival, `key length u32 | value length u32 | key | value`; `slots` holds where each begins, in the
-//! order of the keys. So an insertion moves four bytes a neighbour, not the entries.
+//! ```text
+//! unwritten ─▶ written: has a frame ─▶ durable, so its body may go: the first key stays ─▶ read again by who needs it
+//!     ▲─────────── changed ◀──────────────────────────────────────────────────────────────────────┘
+//! ```
 
 use std::cmp::Ordering;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering as Atomic};
+use std::sync::{Arc, OnceLock};
 
-use super::snapshot::BlockFrame;
+use super::body::{Body, entry_bytes};
+use super::held::Held;
+use crate::bugs::{self, Bug};
+use crate::store::FramePlace;
 
-const ENTRY_HEADER_BYTES: usize = 8;
+/// Where a block was written to, as it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockFrame {
+    pub(super) place: FramePlace,
+    pub(super) number: u64,
+    /// It is durable once this batch is.
+    pub(super) batch: u64,
+}
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Block {
     /// The first eight bytes of the first key, zero behind a shorter one's end, most significant first.
     fence: u64,
-    entries: Vec<u8>,
-    slots: Vec<u32>,
+    /// The first key, since the body has been away; the body tells it otherwise.
+    first: Option<Box<[u8]>>,
+    /// Entries in it.
+    len: usize,
     /// Bytes of entries that are in use.
     live_bytes: usize,
-    /// Where it was written to, as it is.
-    pub(super) frame: OnceLock<BlockFrame>,
+    /// Nothing while it is on the device alone.
+    body: OnceLock<Box<Body>>,
+    frame: OnceLock<BlockFrame>,
+    /// Used since whoever looks for blocks to evict has been here.
+    touched: AtomicBool,
+    /// What is counted for it.
+    charged: AtomicUsize,
+    held: Arc<Held>,
 }
 
 /// What an `Arc` needs beside what is in it.
 const ARC_BYTES: usize = 16;
-
-impl Clone for Block {
-    /// The copy is to be changed, so it isn't written anywhere.
-    fn clone(&self) -> Self {
-        Self {
-            fence: self.fence,
-            entries: self.entries.clone(),
-            slots: self.slots.clone(),
-            live_bytes: self.live_bytes,
-            frame: OnceLock::new(),
-        }
-    }
-}
 
 /// The first eight bytes of a key as a number that orders as they do.
 #[inline(always)]
@@ -47,173 +55,274 @@ pub(super) fn key_prefix(key: &[u8]) -> u64 {
     }
 }
 
-pub(super) fn entry_bytes(key: &[u8], value: &[u8]) -> usize {
-    ENTRY_HEADER_BYTES + key.len() + value.len()
+impl Clone for Block {
+    /// The copy is to be changed, so it isn't written anywhere.
+    fn clone(&self) -> Self {
+        Self::of_body(&self.held, self.body().clone())
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.held.recharge(*self.charged.get_mut(), 0);
+        if self.body.get().is_none() {
+            self.held.came_back();
+        }
+        match self.frame.take() {
+            Some(frame) => self.release(&frame),
+            None => self.held.count_unwritten(false),
+        }
+    }
 }
 
 impl Block {
-    /// An empty block with room for `bytes`. Powers of two, so that growth by doubling ends at the block's limit, which is one.
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self { entries: Vec::with_capacity(bytes.next_power_of_two()), ..Self::default() }
+    /// A block of entries that no frame holds; there is at least one, or there will be at once.
+    pub(super) fn of_body(held: &Arc<Held>, body: Body) -> Self {
+        held.count_unwritten(true);
+        let mut block = Self {
+            fence: 0,
+            first: None,
+            len: 0,
+            live_bytes: body.encoded_bytes(),
+            body: OnceLock::from(Box::new(body)),
+            frame: OnceLock::new(),
+            touched: AtomicBool::new(true),
+            charged: AtomicUsize::new(0),
+            held: Arc::clone(held),
+        };
+        block.settle();
+        block
+    }
+
+    /// A block that recovery has found. The frame is the block's own from now on.
+    pub(super) fn adopted(held: &Arc<Held>, body: Body, frame: BlockFrame) -> Self {
+        let block = Self::of_body(held, body);
+        block.written(frame);
+        block.touched.store(false, Atomic::Relaxed);
+        block
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.len
     }
 
     pub(super) fn live_bytes(&self) -> usize {
         self.live_bytes
     }
 
-    pub(super) fn filled_bytes(&self) -> usize {
-        self.entries.len()
-    }
-
     pub(super) fn allocated_bytes(&self) -> usize {
-        ARC_BYTES + size_of::<Self>() + self.entries.capacity() + self.slots.capacity() * size_of::<u32>()
+        let body = self.body.get().map_or(0, |body| body.allocated_bytes());
+        ARC_BYTES + size_of::<Self>() + body + self.first.as_ref().map_or(0, |first| first.len())
     }
 
-    /// It isn't what was written of it any more.
-    #[inline(always)]
-    pub(super) fn changes(&mut self) {
-        if self.frame.get_mut().is_some() {
-            self.frame.take();
+    /// The length, the fence and what is counted follow the body.
+    fn settle(&mut self) {
+        if let Some(body) = self.body.get() {
+            self.len = body.len();
+            if self.len > 0 {
+                self.fence = key_prefix(body.key(0));
+            }
+        }
+        self.recharge();
+    }
+
+    /// Relaxed: there is one writer, and entries that are read again are put in through a shared reference.
+    fn recharge(&self) {
+        let (before, now) = (self.charged.load(Atomic::Relaxed), self.allocated_bytes());
+        if now != before {
+            self.held.recharge(before, now);
+            self.charged.store(now, Atomic::Relaxed);
         }
     }
 
-    /// All entries in order: key length 4 · value length 4 · key · value.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.live_bytes);
-        for at in &self.slots {
-            let at = *at as usize;
-            bytes.extend_from_slice(&self.entries[at..at + ENTRY_HEADER_BYTES + self.length(at) + self.length(at + 4)]);
+    // === in memory and away
+
+    pub(super) fn is_resident(&self) -> bool {
+        self.body.get().is_some()
+    }
+
+    /// The entries; of a block that is on the device alone they are read and waited for. There are none when that fails: the store knows why.
+    #[inline(always)]
+    pub(super) fn body(&self) -> &Body {
+        match self.body.get() {
+            Some(body) => {
+                if !self.touched.load(Atomic::Relaxed) {
+                    self.touched.store(true, Atomic::Relaxed);
+                }
+                body
+            }
+            None => self.load(),
         }
-        bytes
     }
 
-    fn length(&self, at: usize) -> usize {
-        u32::from_le_bytes(self.entries[at..at + 4].try_into().expect("four bytes")) as usize
+    /// The entries, if they are in memory; not as a use of them.
+    pub(super) fn body_at_hand(&self) -> Option<&Body> {
+        self.body.get().map(|body| &**body)
     }
 
+    #[cold]
+    fn load(&self) -> &Body {
+        let read = self.frame.get().and_then(|frame| self.held.read_now(frame.number, frame.place));
+        self.install(read.unwrap_or_default())
+    }
+
+    /// Puts back the entries that were read.
+    pub(super) fn install(&self, body: Body) -> &Body {
+        self.touched.store(true, Atomic::Relaxed);
+        let body = self.body.get_or_init(|| {
+            self.held.came_back();
+            Box::new(body)
+        });
+        self.recharge();
+        body
+    }
+
+    /// Frees the entries of a block that is durable and isn't used just now; what that came to.
+    pub(super) fn evict(&mut self) -> usize {
+        let Some(body) = self.body.take() else { return 0 };
+        if self.first.is_none() && body.len() > 0 {
+            self.first = Some(body.key(0).into());
+        }
+        let freed = body.allocated_bytes();
+        drop(body);
+        self.held.went_away();
+        self.recharge();
+        freed
+    }
+
+    /// It is used, or will be.
+    pub(super) fn touch(&self) {
+        self.touched.store(true, Atomic::Relaxed);
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched.load(Atomic::Relaxed)
+    }
+
+    /// Whether it was used since this was asked last.
+    pub(super) fn take_touch(&self) -> bool {
+        self.touched.swap(false, Atomic::Relaxed)
+    }
+
+    pub(super) fn frame(&self) -> Option<&BlockFrame> {
+        self.frame.get()
+    }
+
+    /// Tells where it was written to, unless that is known.
+    pub(super) fn written(&self, frame: BlockFrame) {
+        if self.frame.set(frame).is_ok() {
+            self.held.count_unwritten(false);
+        } else {
+            self.release(&frame);
+        }
+    }
+
+    fn release(&self, frame: &BlockFrame) {
+        if let Some((store, _)) = self.held.store() {
+            store.lock().release(&frame.place);
+        }
+    }
+
+    /// What was written of it isn't it any more, or is to be written anew.
     #[inline(always)]
-    pub(super) fn key(&self, slot: usize) -> &[u8] {
-        let at = self.slots[slot] as usize;
-        let start = at + ENTRY_HEADER_BYTES;
-        &self.entries[start..start + self.length(at)]
+    pub(super) fn forget_frame(&mut self) {
+        if self.frame.get().is_some()
+            && let Some(frame) = self.frame.take()
+        {
+            self.release(&frame);
+            self.held.count_unwritten(true);
+        }
     }
 
-    #[inline(always)]
-    pub(super) fn entry(&self, slot: usize) -> (&[u8], &[u8]) {
-        let at = self.slots[slot] as usize;
-        let (key, value) = (self.length(at), self.length(at + 4));
-        self.entries[at + ENTRY_HEADER_BYTES..at + ENTRY_HEADER_BYTES + key + value].split_at(key)
-    }
-
-    pub(super) fn value_mut(&mut self, slot: usize) -> &mut [u8] {
-        let at = self.slots[slot] as usize;
-        let (key, value) = (self.length(at), self.length(at + 4));
-        let start = at + ENTRY_HEADER_BYTES + key;
-        &mut self.entries[start..start + value]
-    }
+    // === contents
 
     /// How the block's first key compares with `key`. The block isn't empty.
     #[inline(always)]
     pub(super) fn first_cmp(&self, key: &[u8], prefix: u64) -> Ordering {
-        self.fence.cmp(&prefix).then_with(|| self.key(0).cmp(key))
+        self.fence.cmp(&prefix).then_with(|| self.first_key().cmp(key))
     }
 
-    /// Where `key` is, or where it belongs.
-    #[inline(always)]
-    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.slots.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.key(middle).cmp(key) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return Ok(middle),
-            }
+    /// The first key; of a block that couldn't be read and was evicted never, nothing.
+    pub(super) fn first_key(&self) -> &[u8] {
+        match (&self.first, self.body.get()) {
+            (Some(first), _) => first,
+            (None, Some(body)) if body.len() > 0 => body.key(0),
+            (None, _) => &[],
         }
-        Err(low)
     }
 
-    fn set_fence(&mut self) {
-        self.fence = if self.slots.is_empty() { 0 } else { key_prefix(self.key(0)) };
+    /// Changes the entries.
+    pub(super) fn change<R>(&mut self, f: impl FnOnce(&mut Body, &mut usize) -> R) -> R {
+        self.body();
+        if !bugs::is_on(Bug::StaleBlocks) {
+            self.forget_frame();
+        }
+        self.first = None;
+        // `body` has seen to it that there is one.
+        let body = self.body.get_mut().expect("a block whose entries were asked for has some, or an empty list of them");
+        let result = f(body, &mut self.live_bytes);
+        self.settle();
+        result
     }
 
     pub(super) fn insert(&mut self, slot: usize, key: &[u8], value: &[u8]) {
-        if self.slots.is_empty() {
-            self.entries.clear();
-        }
-        let at = u32::try_from(self.entries.len()).expect("a block is shorter than 4 GiB: only its first entry can be large");
-        let length = |bytes: &[u8]| {
-            u32::try_from(bytes.len()).expect("keys and values were checked to be shorter than 4 GiB").to_le_bytes()
-        };
-        self.entries.extend_from_slice(&length(key));
-        self.entries.extend_from_slice(&length(value));
-        self.entries.extend_from_slice(key);
-        self.entries.extend_from_slice(value);
-        self.slots.insert(slot, at);
-        self.live_bytes += entry_bytes(key, value);
-        if slot == 0 {
-            self.set_fence();
-        }
+        self.change(|body, live| {
+            body.insert(slot, key, value);
+            *live += entry_bytes(key, value);
+        });
     }
 
     pub(super) fn remove(&mut self, slot: usize) {
-        let (key, value) = self.entry(slot);
-        self.live_bytes -= entry_bytes(key, value);
-        self.slots.remove(slot);
-        if slot == 0 {
-            self.set_fence();
-        }
+        self.change(|body, live| {
+            *live -= body.entry_len(slot);
+            body.remove(slot);
+        });
     }
 
     /// Forgets the first `count` entries.
     pub(super) fn remove_first(&mut self, count: usize) {
-        for slot in 0..count {
-            let (key, value) = self.entry(slot);
-            self.live_bytes -= entry_bytes(key, value);
-        }
-        self.slots.drain(..count);
-        self.set_fence();
+        self.change(|body, live| {
+            *live -= (0..count).map(|slot| body.entry_len(slot)).sum::<usize>();
+            body.remove_first(count);
+        });
     }
 
-    /// A block of the entries from `from` to `to`, packed, with room for `spare_bytes` more.
-    pub(super) fn part(&self, from: usize, to: usize, spare_bytes: usize) -> Self {
-        let bytes = (from..to).map(|slot| self.entry_len(slot)).sum::<usize>();
-        let mut part = Self::with_capacity(bytes + spare_bytes);
-        part.slots.reserve(to - from);
-        part.append(self, from, to);
-        part
+    /// Packs the entries, with room for `spare_bytes` more.
+    pub(super) fn pack(&mut self, spare_bytes: usize) {
+        self.change(|body, _| *body = body.part(0, body.len(), spare_bytes));
     }
 
-    /// Adds the entries from `from` to `to` of another block; its keys are above all of this one's.
-    pub(super) fn append(&mut self, other: &Self, from: usize, to: usize) {
-        for slot in from..to {
-            let at = other.slots[slot] as usize;
-            let new_at = self.entries.len() as u32;
-            self.entries.extend_from_slice(&other.entries[at..at + other.entry_len(slot)]);
-            self.slots.push(new_at);
-            self.live_bytes += other.entry_len(slot);
-        }
-        self.set_fence();
+    /// Keeps the entries below `slot`; a block of the others.
+    pub(super) fn split_off(&mut self, slot: usize) -> Self {
+        let upper = self.body().part(slot, self.body().len(), 0);
+        let upper = Self::of_body(&self.held, upper);
+        self.change(|body, live| {
+            *body = body.part(0, slot, 0);
+            *live = body.encoded_bytes();
+        });
+        upper
     }
 
-    fn entry_len(&self, slot: usize) -> usize {
-        let at = self.slots[slot] as usize;
-        ENTRY_HEADER_BYTES + self.length(at) + self.length(at + 4)
+    /// Adds all entries of another block, whose keys are above all of this one's.
+    pub(super) fn append(&mut self, other: &Self) {
+        let other = other.body();
+        self.change(|body, live| {
+            let added = other.encoded_bytes();
+            *body = body.part(0, body.len(), added);
+            body.append(other, 0, other.len());
+            *live += added;
+        });
     }
 
     /// The slot at which about half of the bytes are before it; never 0 with two entries or more.
     pub(super) fn middle(&self) -> usize {
-        let mut bytes = 0;
-        for slot in 0..self.slots.len() {
-            bytes += self.entry_len(slot);
+        let (body, mut bytes) = (self.body(), 0);
+        for slot in 0..body.len() {
+            bytes += body.entry_len(slot);
             if bytes * 2 >= self.live_bytes {
-                return (slot + 1).clamp(1, (self.slots.len() - 1).max(1));
+                return (slot + 1).clamp(1, (body.len() - 1).max(1));
             }
         }
-        self.slots.len()
+        body.len()
     }
 }

@@ -1,75 +1,101 @@
 //! An ordered table as it was at one moment.
 
-use std::sync::Arc;
-
-use super::block::Block;
+use super::Chunk;
+use super::block::BlockFrame;
+use crate::bugs::{self, Bug};
 use crate::store::{FramePlace, StoreHandle};
 
-/// A block's copy in a store; given back when the last block that is it goes.
-#[derive(Debug)]
-pub(super) struct BlockFrame {
-    pub(super) place: FramePlace,
-    pub(super) number: u64,
-    pub(super) store: StoreHandle,
-}
-
-impl Drop for BlockFrame {
-    fn drop(&mut self) {
-        self.store.lock().release(&self.place);
-    }
-}
+/// Blocks that are passed at once, at most.
+const PASSED_MAX: usize = 4096;
 
 /// The blocks of a table at one moment, in order. The table goes on; a block that it changes it copies first.
+///
+/// Blocks that are passed are let go: of one that was written only its place is kept, and the space there.
 #[derive(Debug)]
 pub(crate) struct OrderedSnapshot {
-    pub(super) chunks: Vec<Arc<Vec<Arc<Block>>>>,
+    chunks: Vec<Chunk>,
     chunk: usize,
     block: usize,
+    /// Where the blocks are that were passed, in order.
+    places: Vec<(u64, FramePlace)>,
+    store: Option<StoreHandle>,
+}
+
+/// What a snapshot that is written comes to next.
+#[derive(Debug)]
+pub(crate) enum NextBlock {
+    /// A block that isn't written, as bytes.
+    Unwritten(Vec<u8>),
+    /// Many that were; more are to be looked at.
+    Passed,
+    /// The end.
+    End,
 }
 
 impl OrderedSnapshot {
-    pub(super) fn new(chunks: Vec<Arc<Vec<Arc<Block>>>>) -> Self {
-        Self { chunks, chunk: 0, block: 0 }
+    pub(super) fn new(chunks: Vec<Chunk>, store: Option<StoreHandle>) -> Self {
+        Self { chunks, chunk: 0, block: 0, places: Vec::new(), store }
     }
 
     /// Tells the entries of the next block, in order; whether there is another. What the snapshot alone still holds of it is freed.
     pub(crate) fn take_block(&mut self, mut f: impl FnMut(&[u8], &[u8])) -> bool {
         let Some(blocks) = self.chunks.get(self.chunk) else { return false };
-        if let Some(block) = blocks.get(self.block) {
-            (0..block.len()).map(|slot| block.entry(slot)).for_each(|(key, value)| f(key, value));
+        if let Some(block) = blocks.list.get(self.block) {
+            let body = block.body();
+            (0..body.len()).map(|slot| body.entry(slot)).for_each(|(key, value)| f(key, value));
             self.block += 1;
         }
-        if self.block >= blocks.len() {
-            self.chunks[self.chunk] = Arc::default();
+        if self.block >= blocks.list.len() {
+            self.chunks[self.chunk] = Chunk::default();
             (self.chunk, self.block) = (self.chunk + 1, 0);
         }
         self.chunk < self.chunks.len()
     }
 
-    /// The next block that has no copy in the store, as bytes; those that have are stepped over.
-    pub(crate) fn next_unwritten(&mut self) -> Option<Vec<u8>> {
-        while let Some(blocks) = self.chunks.get(self.chunk) {
-            while let Some(block) = blocks.get(self.block) {
-                if block.frame.get().is_none() {
-                    return Some(block.encode());
+    /// Goes on to the next block that has no copy in the store; those that have are passed.
+    pub(crate) fn next_unwritten(&mut self) -> NextBlock {
+        for _ in 0..PASSED_MAX {
+            let Some(blocks) = self.chunks.get(self.chunk) else { return NextBlock::End };
+            let Some(block) = blocks.list.get(self.block) else {
+                self.chunks[self.chunk] = Chunk::default();
+                (self.chunk, self.block) = (self.chunk + 1, 0);
+                continue;
+            };
+            match (block.frame(), block.body_at_hand()) {
+                (Some(frame), _) => {
+                    // The table may change the block at any time, and give its space back.
+                    if let Some(store) = self.store.as_ref().filter(|_| !bugs::is_on(Bug::LetsSpaceGo)) {
+                        store.lock().adopt(&frame.place);
+                    }
+                    self.places.push((frame.number, frame.place));
+                    self.block += 1;
                 }
-                self.block += 1;
+                (None, Some(body)) => return NextBlock::Unwritten(body.encode()),
+                // A block is written, or in memory.
+                (None, None) => self.block += 1,
             }
-            (self.chunk, self.block) = (self.chunk + 1, 0);
         }
-        None
+        NextBlock::Passed
     }
 
     /// Tells where the block of `next_unwritten` was written to.
-    pub(crate) fn written(&mut self, place: FramePlace, number: u64, store: &StoreHandle) {
-        if let Some(block) = self.chunks.get(self.chunk).and_then(|blocks| blocks.get(self.block)) {
-            block.frame.get_or_init(|| BlockFrame { place, number, store: store.clone() });
+    pub(crate) fn written(&mut self, place: FramePlace, number: u64, batch: u64) {
+        if let Some(block) = self.chunks.get(self.chunk).and_then(|blocks| blocks.list.get(self.block)) {
+            block.written(BlockFrame { place, number, batch });
         }
     }
 
     /// Where all blocks are, in order, once all are written.
-    pub(crate) fn places(&self) -> Vec<(u64, FramePlace)> {
-        let blocks = self.chunks.iter().flat_map(|blocks| blocks.iter());
-        blocks.filter_map(|block| block.frame.get().map(|f| (f.number, f.place))).collect()
+    pub(crate) fn places(&self) -> &[(u64, FramePlace)] {
+        &self.places
+    }
+}
+
+impl Drop for OrderedSnapshot {
+    fn drop(&mut self) {
+        if let Some(store) = self.store.as_ref().filter(|_| !bugs::is_on(Bug::LetsSpaceGo)) {
+            let mut store = store.lock();
+            self.places.iter().for_each(|(_, place)| store.release(place));
+        }
     }
 }

@@ -199,7 +199,7 @@ impl Log {
         push_gently(&mut cold.order, (number, slot));
         if cold.order.len() > 2 * self.pages.len() + 16 {
             let pages = &self.pages;
-            cold.order.retain(|(number, slot)| pages[*slot].in_use && pages[*slot].number == *number);
+            cold.order.retain(|(number, slot)| pages.get(*slot).is_some_and(|page| page.in_use && page.number == *number));
         }
     }
 
@@ -389,6 +389,16 @@ impl Log {
         cold.husks.push((page.number, slot));
     }
 
+    /// The directory has so many slots now.
+    pub(super) fn shrink_cold(&mut self, slots: usize) {
+        let Some(cold) = &mut self.cold else { return };
+        cold.frames.truncate(slots);
+        cold.frames.shrink_to(slots + 16);
+        for ids in [&mut cold.order, &mut cold.unwritten, &mut cold.evictable] {
+            ids.shrink_to(ids.len() + 16);
+        }
+    }
+
     fn drop_husks(&mut self) {
         let husks = self.cold.as_mut().map_or_else(Vec::new, |c| std::mem::take(&mut c.husks));
         for id in husks {
@@ -449,6 +459,7 @@ impl Log {
             }
         }
         self.drop_husks();
+        self.shrink_directory();
         if let Some(cold) = &mut self.cold
             && !cold.forwards.is_empty()
         {
@@ -496,9 +507,12 @@ impl Log {
     /// A sealed page that is mostly dead, if the sealed pages together are; looks at a few pages a call.
     /// `now_us`: pages on which everything has expired by then are victims too, always.
     pub(super) fn find_victim(&mut self, now_us: Option<i64>) -> Option<PageId> {
+        let (page_bytes, pages) = (self.page_bytes_wanted(), self.page_count());
         let cold = self.cold.as_mut()?;
         let is_wasteful = cold.sealed_used > 2 * cold.sealed_live + 4 * self.page_bytes_max;
-        if self.floor.get() > 0 || !(is_wasteful || now_us.is_some()) {
+        // Many pages in which little was filled when they had to go, or that a checkpoint sealed: each takes memory for its place.
+        let is_scattered = pages > 16 && pages * (page_bytes / 4) > cold.sealed_used + self.page_bytes + 8 * page_bytes;
+        if self.floor.get() > 0 || !(is_wasteful || is_scattered || now_us.is_some()) {
             return None;
         }
         for _ in 0..64.min(self.pages.len()) {
@@ -507,7 +521,8 @@ impl Log {
             let sealed = page.in_use && page.used > 0 && page.number < self.sealed_below;
             // What a checkpoint waits for is left alone until then.
             let has_expired = now_us.is_some_and(|now_us| page.live > 0 && page.latest_stamp_us <= now_us);
-            if sealed && page.number >= cold.capture_below && (has_expired || (is_wasteful && page.live < page.used / 2)) {
+            let gains = (is_wasteful && page.live < page.used / 2) || (is_scattered && page.used < page_bytes / 4);
+            if sealed && page.number >= cold.capture_below && (has_expired || gains) {
                 return Some((page.number, cold.next_victim));
             }
         }

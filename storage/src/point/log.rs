@@ -452,7 +452,7 @@ impl Log {
         while self.cold.as_ref().is_some_and(|c| c.capture_below > 0) && self.next_unwritten().is_some() {
             self.write_next();
         }
-        let fresh = Self::with_bits(self.unit_bits + 3);
+        let fresh = Self { page_bytes_max: self.page_bytes_max, ..Self::with_bits(self.unit_bits + 3) };
         let mut cleared = std::mem::replace(self, fresh);
         if cleared.track.is_some() {
             self.note_clear(cleared);
@@ -478,6 +478,54 @@ impl Log {
     }
 
     // === space
+
+    /// Bytes of live records, in memory or not: pages grow with the table, wherever that is.
+    fn lives(&self) -> usize {
+        self.live_bytes + self.cold.as_ref().map_or(0, |cold| cold.sealed_live)
+    }
+
+    /// How large the next page will be that small records fill.
+    pub(super) fn page_bytes_wanted(&self) -> usize {
+        (self.lives() / 2).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max)
+    }
+
+    /// Pages that are made from now on are this large at most, a power of two; one record may take more.
+    pub(super) fn limit_pages(&mut self, bytes: usize) {
+        self.page_bytes_max = bytes.min(8 * (self.unit_mask + 1));
+    }
+
+    /// Memory of the mutable pages, unless all that is a tail of which less than half is filled.
+    pub(super) fn filled_page_bytes(&self) -> usize {
+        let tail = self.tail.map_or((0, 0), |tail| (self.page(tail).memory(), self.page(tail).used));
+        if self.page_bytes == tail.0 && 2 * tail.1 < tail.0 { 0 } else { self.page_bytes }
+    }
+
+    /// How many pages there are.
+    pub(super) fn page_count(&self) -> usize {
+        self.pages.len() - self.empty_slots.len()
+    }
+
+    /// Gives back what the directory takes for pages that are gone, when that is much; those in between are used again first.
+    pub(super) fn shrink_directory(&mut self) {
+        let (slots, empty) = (self.pages.len(), self.empty_slots.len());
+        if empty < 64 || empty < slots / 2 || self.pages.last().is_some_and(|page| page.in_use) {
+            return;
+        }
+        let end = self.pages.iter().rposition(|page| page.in_use).map_or(1, |last| last + 1);
+        if end > slots - slots / 8 {
+            return;
+        }
+        let before = self.pages.capacity() * size_of::<Page>() + self.empty_slots.capacity() * size_of::<usize>();
+        self.pages.truncate(end);
+        self.pages.shrink_to(end + 16);
+        self.empty_slots.retain(|slot| *slot < end);
+        // The lowest is taken first, so that the highest become free.
+        self.empty_slots.sort_unstable_by(|a, b| b.cmp(a));
+        self.empty_slots.shrink_to(self.empty_slots.len() + 16);
+        let after = self.pages.capacity() * size_of::<Page>() + self.empty_slots.capacity() * size_of::<usize>();
+        self.allocated_bytes = self.allocated_bytes + after - before;
+        self.shrink_cold(end);
+    }
 
     pub(super) fn allocate(&mut self, size: usize) -> u64 {
         if size > self.page_bytes_max / 4 {
@@ -534,7 +582,7 @@ impl Log {
         if self.floor.get() == 0 && records == 1 && bytes <= tail_room {
             return 0;
         }
-        let page = (self.live_bytes + bytes).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
+        let page = (self.lives() + bytes).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
         // A page is left when the next record, a quarter of it at most, doesn't fit; larger records have pages of their own.
         let oversize = (bytes / (self.page_bytes_max / 4)).min(records);
         let memory = if bytes <= tail_room && self.floor.get() == 0 && oversize == 0 {
@@ -550,7 +598,7 @@ impl Log {
 
     /// An upper bound of the pages that records of so many bytes together may begin.
     pub(super) fn pages_for(&self, records: usize, bytes: usize) -> usize {
-        let least = (self.live_bytes / 2).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
+        let least = (self.lives() / 2).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
         let oversize = (bytes / (self.page_bytes_max / 4)).min(records);
         (bytes / 3 * 4 / least + 2).min(records + 1) + oversize
     }
@@ -568,7 +616,7 @@ impl Log {
                 self.release(address, rest);
             }
         }
-        let wanted = (self.live_bytes / 2).max(PAGE_BYTES_MIN).max(size).next_power_of_two();
+        let wanted = (self.lives() / 2).max(PAGE_BYTES_MIN).max(size).next_power_of_two();
         self.tail = Some(self.add_page(wanted.min(self.page_bytes_max)));
     }
 

@@ -283,8 +283,18 @@ impl PointTable {
         Some(offset)
     }
 
+    /// Pages that are made from now on are this large at most, a power of two.
+    pub(crate) fn limit_pages(&mut self, bytes: usize) {
+        self.log.limit_pages(bytes);
+    }
+
     pub(crate) fn mutable_bytes(&self) -> usize {
         self.log.page_bytes
+    }
+
+    /// The same, or nothing when that is one page in which there is much room.
+    pub(crate) fn filled_mutable_bytes(&self) -> usize {
+        self.log.filled_page_bytes()
     }
 
     pub(crate) fn seal_oldest(&mut self) -> Option<usize> {

@@ -10,15 +10,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::blocks::{NamedBlock, fits};
 use super::manifest::{PagesManifest, TableKind, TablePages, is_temporary, manifest_name, manifest_version, temporary_name};
 use super::{Shard, ShardOptions, TableId};
 use crate::bugs::{self, Bug};
 use crate::checkpoint::CheckpointError;
 use crate::device::{Device, DeviceError, DeviceOp, Done};
 use crate::memory::Account;
-use crate::ordered::OrderedSnapshot;
+use crate::ordered::{NextBlock, OrderedSnapshot};
 use crate::point::{PageImage, PointTable, TableLayout};
-use crate::store::{PageStore, StoreHandle, StoreOptions};
+use crate::store::{PageStore, StoreHandle, StoreOptions, frame_bytes};
 
 /// A slice of a checkpoint writes about this much.
 const SLICE_BYTES: usize = 64 << 10;
@@ -79,7 +80,6 @@ pub(super) struct Durable {
     /// Newer than the one that was opened; removed with the next commit.
     given_up: Vec<(u64, Vec<u32>)>,
     capture: Option<Capture>,
-    next_block: u64,
     /// Tables dropped while a checkpoint was written that has them.
     dropped: Vec<TableId>,
 }
@@ -95,7 +95,7 @@ impl Shard {
         keep: usize,
         at: OpenAt,
     ) -> Result<(Self, Option<Recovered>), CheckpointError> {
-        let mut shard = Self::with_layout(options, layout);
+        let mut shard = Self::within_budget(options, layout)?;
         let mut found = Vec::new();
         if let Done::Files(files) = device.execute(DeviceOp::List)? {
             for (file, _) in files {
@@ -143,18 +143,19 @@ impl Shard {
         shard.store = Some(StoreHandle::new(pages));
         shard.keeps_tombstones = true;
         let recovered = manifest.as_ref().map(|m| Recovered { version: m.version, note: m.note.clone() });
-        let next_block = manifest.as_ref().map_or(0, |m| shard.restore_pages(m));
-        shard.durable = Some(Durable { versions, keep: keep.max(2), given_up, capture: None, next_block, dropped: Vec::new() });
+        if let Some(manifest) = &manifest {
+            shard.restore_pages(manifest);
+        }
+        shard.durable = Some(Durable { versions, keep: keep.max(2), given_up, capture: None, dropped: Vec::new() });
         if let Some(error) = shard.failure() {
             return Err(error.into());
         }
         Ok((shard, recovered))
     }
 
-    /// Puts back what a manifest names; the first number for blocks that isn't taken. Errors stay in the store.
-    fn restore_pages(&mut self, manifest: &PagesManifest) -> u64 {
-        let mut next_block = 0;
-        let Some(store) = self.store.clone() else { return 0 };
+    /// Puts back what a manifest names. Errors stay in the store.
+    fn restore_pages(&mut self, manifest: &PagesManifest) {
+        let Some(store) = self.store.clone() else { return };
         for table in &manifest.tables {
             match table.kind {
                 TableKind::Point => {
@@ -165,7 +166,7 @@ impl Shard {
                         if let Some(point) = self.point.get_mut(&table.id)
                             && !point.adopt(*page, keep_in_memory)
                         {
-                            return 0;
+                            return;
                         }
                         if self.used_bytes() > limit {
                             self.evict(self.used_bytes() - limit);
@@ -176,26 +177,20 @@ impl Shard {
                     }
                 }
                 TableKind::Ordered => {
-                    next_block = next_block.max(table.next_number);
+                    self.blocks.next_number = self.blocks.next_number.max(table.next_number);
+                    self.ordered(table.id);
+                    let mut last = None;
                     for page in &table.pages {
-                        let bytes = store.lock().read_now(table.id, page.number, page.place);
-                        let bytes = match bytes {
-                            Ok(bytes) => bytes,
-                            Err(error) => {
-                                store.lock().fail(error);
-                                return 0;
-                            }
-                        };
-                        let damaged = self.ordered(table.id).put_encoded(&bytes).is_none();
-                        if damaged {
-                            store.lock().fail_page(&page.place, "it holds no entries as they should be");
-                            return 0;
+                        let limit = self.admitted_bytes() / 2;
+                        let stays = self.used_bytes() + page.place.bytes() < limit;
+                        let block = NamedBlock { table: table.id, number: page.number, place: page.place };
+                        if !self.adopt_block(&store, &block, &mut last, stays) {
+                            return;
                         }
                     }
                 }
             }
         }
-        next_block
     }
 
     /// Versions that have a manifest, ascending.
@@ -380,17 +375,44 @@ impl Shard {
                 written += bytes;
             }
         }
-        let Some(durable) = &mut self.durable else { return true };
         for (id, snapshot) in &mut capture.ordered {
-            while let Some(bytes) = snapshot.next_unwritten() {
+            loop {
+                let bytes = match snapshot.next_unwritten() {
+                    NextBlock::Unwritten(bytes) => bytes,
+                    NextBlock::Passed => return false,
+                    NextBlock::End => break,
+                };
                 if written > 0 && written + bytes.len() > SLICE_BYTES {
                     return false;
                 }
-                let number = durable.next_block;
-                durable.next_block += 1;
-                let (place, _) = store.lock().append(*id, number, &bytes);
-                snapshot.written(place, number, store);
+                let used = self.used_bytes.load(std::sync::atomic::Ordering::Relaxed);
+                if used + frame_bytes(bytes.len()) > self.options.budget_bytes && store.lock().unwritten_bytes() > 0 {
+                    return false;
+                }
+                write_block(store, &mut self.blocks.next_number, *id, snapshot, &bytes);
                 written += bytes.len();
+            }
+        }
+        true
+    }
+
+    /// Writes blocks of ordered tables that a checkpoint waits for, until the store has `wanted` bytes or may have no more; whether no
+    /// checkpoint has any, so that others can be written.
+    pub(super) fn write_captured_blocks(&mut self, store: &StoreHandle, wanted: usize) -> bool {
+        let Some(capture) = self.durable.as_mut().and_then(|durable| durable.capture.as_mut()) else { return true };
+        for (id, snapshot) in &mut capture.ordered {
+            loop {
+                let bytes = match snapshot.next_unwritten() {
+                    NextBlock::Unwritten(bytes) => bytes,
+                    NextBlock::Passed => return false,
+                    NextBlock::End => break,
+                };
+                let unwritten = store.lock().unwritten_bytes();
+                let used = self.used_bytes.load(std::sync::atomic::Ordering::Relaxed);
+                if unwritten >= wanted || !fits(self.options.budget_bytes, used, unwritten, frame_bytes(bytes.len())) {
+                    return false;
+                }
+                write_block(store, &mut self.blocks.next_number, *id, snapshot, &bytes);
             }
         }
         true
@@ -398,22 +420,22 @@ impl Shard {
 
     fn end_capture(&mut self, store: &StoreHandle, capture: &mut Capture) -> PagesManifest {
         let mut tables = Vec::new();
-        let Some(durable) = &mut self.durable else { unreachable!("a capture belongs to a shard that keeps checkpoints") };
         for id in &capture.point {
             let Some(table) = self.point.get_mut(id) else { continue };
             let (value_width, next_number) = (table.value_width() as u32, table.cut_number());
             let pages = table.end_cut();
             tables.push(TablePages { id: *id, kind: TableKind::Point, value_width, next_number, pages });
         }
-        for id in std::mem::take(&mut durable.dropped) {
+        let dropped = self.durable.as_mut().map_or_else(Vec::new, |durable| std::mem::take(&mut durable.dropped));
+        for id in dropped {
             if self.point.get(&id).is_some_and(PointTable::is_empty) {
                 self.point.remove(&id);
             }
         }
         for (id, snapshot) in capture.ordered.drain(..) {
-            let pages = snapshot.places().into_iter().map(|(number, place)| PageImage { number, place }).collect();
-            tables.push(TablePages { id, kind: TableKind::Ordered, value_width: 0, next_number: durable.next_block, pages });
-            drop(snapshot);
+            let pages = snapshot.places().iter().map(|(number, place)| PageImage { number: *number, place: *place }).collect();
+            let next_number = self.blocks.next_number;
+            tables.push(TablePages { id, kind: TableKind::Ordered, value_width: 0, next_number, pages });
         }
         let shard = store.lock().options().shard;
         PagesManifest { version: capture.version, shard, note: std::mem::take(&mut capture.note), tables }
@@ -429,6 +451,13 @@ impl Shard {
         }
         wanted
     }
+}
+
+fn write_block(store: &StoreHandle, next_number: &mut u64, table: TableId, snapshot: &mut OrderedSnapshot, bytes: &[u8]) {
+    let number = *next_number;
+    *next_number += 1;
+    let (place, batch) = store.lock().append(table, number, bytes);
+    snapshot.written(place, number, batch);
 }
 
 enum Progress {

@@ -38,10 +38,12 @@ impl Shard {
             }
         }
         let room = self.point.get(&compaction.table).map_or(0, |t| t.room_for_victim(compaction.page, RECORDS_A_TURN));
-        if self.used_bytes() + room > self.options.budget_bytes / 16 * 14 {
-            // It needs memory to give memory back; users are held back a little earlier than it is.
+        let limit = self.options.budget_bytes / 16 * 15;
+        if self.used_bytes() + room > limit {
+            // It needs memory to give memory back: users are held back earlier than it is, by what copies for the device may take when there
+            // are any.
             self.evict(room);
-            if self.used_bytes() + room > self.options.budget_bytes / 16 * 14 {
+            if self.used_bytes() + room > limit {
                 self.compaction = Some(compaction);
                 return;
             }

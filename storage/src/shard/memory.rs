@@ -5,8 +5,9 @@
 //! ```
 
 use super::Shard;
+use super::blocks::fits;
 use crate::point::{PointTable, SWEPT_A_TURN};
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreHandle};
 
 /// There is no room: nothing was done. Let the device work ([`Shard::complete_pending`]) and try again; give up when nothing is pending and
 /// `bytes_needed` doesn't shrink.
@@ -48,6 +49,8 @@ impl Shard {
             table.sweep(SWEPT_A_TURN);
         }
         let Some(store) = self.store.clone() else { return Ok(()) };
+        self.limit_pages();
+        self.take_block_reads();
         let target = self.pressure.reduced(self.admitted_bytes() / 4 * 3);
         let pressure = self.used_bytes().saturating_sub(target);
         store.lock().step(pressure > 0)?;
@@ -55,6 +58,7 @@ impl Shard {
             self.relieve(pressure, self.pressure.reduced(self.options.budget_bytes / 8));
         }
         self.compact_turn(&store);
+        self.leave_wasteful_segments(&store);
         store.lock().step(pressure > 0)
     }
 
@@ -86,13 +90,27 @@ impl Shard {
                 freed += table.evict(wanted - freed);
             }
         }
+        if freed < wanted {
+            freed += self.evict_blocks(wanted - freed);
+        }
         freed
     }
 
-    /// Seals pages and gives them to the store until that has `wanted` bytes, or may have no more.
+    /// Gives pages, which are sealed for that, and blocks to the store until that has `wanted` bytes, or may have no more.
     pub(super) fn write_out(&mut self, wanted: usize, kept_mutable: usize) {
         let Some(store) = self.store.clone() else { return };
-        let limit = self.options.budget_bytes / 8;
+        // Whatever there is more of goes first.
+        let mutable: usize = self.point.values().map(PointTable::mutable_bytes).sum();
+        if self.ordered_bytes() > mutable {
+            self.write_blocks(&store, wanted);
+            self.write_pages(&store, wanted, kept_mutable);
+        } else {
+            self.write_pages(&store, wanted, kept_mutable);
+            self.write_blocks(&store, wanted);
+        }
+    }
+
+    fn write_pages(&mut self, store: &StoreHandle, wanted: usize, kept_mutable: usize) {
         loop {
             let unwritten = store.lock().unwritten_bytes();
             if unwritten >= wanted {
@@ -106,15 +124,18 @@ impl Shard {
                 if mutable <= kept_mutable {
                     return;
                 }
-                let most = self.point.values_mut().max_by_key(|t| t.mutable_bytes()).filter(|t| t.mutable_bytes() > 0);
+                // Tails that have room are sealed when there is nothing else that could go: many small pages would take more memory for their
+                // places than they free.
+                let busy = unwritten > 0 || self.point.values().any(PointTable::awaits_eviction);
+                let of = |t: &PointTable| if busy { t.filled_mutable_bytes() } else { t.filled_mutable_bytes().max(t.mutable_bytes() / 2) };
+                let most = self.point.values_mut().max_by_key(|t| of(t)).filter(|t| of(t) > 0);
                 if most.and_then(PointTable::seal_oldest).is_none() {
                     return;
                 }
                 continue;
             };
             // A copy is made for the device, and the budget holds for that too.
-            let fits = unwritten + bytes <= limit || (unwritten == 0 && self.used_bytes() + bytes <= self.options.budget_bytes);
-            if !fits || self.used_bytes() + bytes > self.options.budget_bytes {
+            if !fits(self.options.budget_bytes, self.used_bytes(), unwritten, bytes) {
                 return;
             }
             if let Some(table) = self.point.get_mut(&id) {

@@ -1,5 +1,6 @@
 //! One core's state: tables behind small integer ids, counted against one budget; with a device, larger than that.
 
+mod blocks;
 mod capture;
 mod checkpoint;
 mod compact;
@@ -20,6 +21,7 @@ use crate::ordered::OrderedTable;
 use crate::point::{ExpiringTable, PointTable, STAMP_BYTES, TableLayout, TimeToLive};
 use crate::pressure::PressureGauge;
 use crate::store::{PageStore, StoreCounts, StoreError, StoreHandle, StoreOptions};
+use blocks::BlockTraffic;
 use capture::RecordCaptures;
 pub use capture::{CaptureKind, CapturedBlock};
 use checkpoint::Durable;
@@ -51,14 +53,24 @@ pub struct Shard {
     store: Option<StoreHandle>,
     keeps_tombstones: bool,
     pending: Pending,
+    blocks: BlockTraffic,
     compaction: Option<Compaction>,
     durable: Option<Durable>,
     captures: RecordCaptures,
     /// Dropped tables whose memory is given back piece by piece.
     retired: VecDeque<PointTable>,
     pressure: PressureGauge,
+    /// How many tables there were, about, when the size of their pages was looked at.
+    pages_limited_for: usize,
 }
 
+/// A shard with a device has a budget of so many pages at least.
+const PAGES_IN_BUDGET: usize = 32;
+/// A bucket of an index.
+const BUCKET_BYTES: usize = 64;
+/// Pages aren't made smaller than this, unless the layout says so: what a page takes in memory while it is on the device, about 130 bytes,
+/// stays small against it.
+const LEAST_PAGE_BYTES: usize = 4096;
 /// A dropped table that holds more than this is freed by [`Shard::reclaim`], a smaller one at once: some ten microseconds of work.
 const FREED_AT_ONCE_BYTES: usize = 1 << 20;
 
@@ -82,6 +94,7 @@ impl Shard {
             point: HashMap::new(),
             ordered: HashMap::new(),
             pending: Pending::new(Account::new(Arc::clone(&used_bytes))),
+            blocks: BlockTraffic::default(),
             used_bytes,
             store: None,
             keeps_tombstones: false,
@@ -90,22 +103,25 @@ impl Shard {
             captures: RecordCaptures::default(),
             retired: VecDeque::new(),
             pressure: PressureGauge::default(),
+            pages_limited_for: 0,
         }
     }
 
-    /// An empty shard whose point tables may be larger than its budget: pages that don't fit lie on `device`. What an earlier shard left
-    /// there is removed: this one's content is durable by its checkpoints only.
+    /// An empty shard whose tables may be larger than its budget: pages and blocks that don't fit lie on `device`. What an earlier shard left
+    /// there is removed: this one's content is durable by its checkpoints only. The budget is at least
+    /// [`least_budget_bytes`](Self::least_budget_bytes).
     ///
-    /// Its owner calls [`maintain`](Self::maintain) each turn, and before a batch of keys [`fetch`](Self::fetch) until all are
-    /// [`Resident`](Residency::Resident), with [`complete_pending`](Self::complete_pending) in between. A call on a key that wasn't fetched
-    /// is right too, but stands and waits for the device.
+    /// Its owner calls [`maintain`](Self::maintain) each turn, and before a batch of keys [`fetch`](Self::fetch), or before a range of an
+    /// ordered table [`fetch_range`](Self::fetch_range), until all are [`Resident`](Residency::Resident), with
+    /// [`complete_pending`](Self::complete_pending) in between. A call on a key that wasn't fetched is right too, but stands and waits for the
+    /// device.
     pub fn with_device(
         options: ShardOptions,
         layout: TableLayout,
         device: Box<dyn Device + Send>,
         store: StoreOptions,
     ) -> Result<Self, StoreError> {
-        let mut shard = Self::with_layout(options, layout);
+        let mut shard = Self::within_budget(options, layout)?;
         let account = Account::new(Arc::clone(&shard.used_bytes));
         let batch_bytes = store.batch_bytes.min(shard.options.budget_bytes / 16);
         let store = PageStore::open(device, StoreOptions { batch_bytes, ..store }, account, &BTreeMap::new())?;
@@ -117,6 +133,44 @@ impl Shard {
     #[must_use]
     pub fn has_device(&self) -> bool {
         self.store.is_some()
+    }
+
+    /// The smallest budget that a shard with a device works in, whose tables are laid out so: its pages, of which some must be in memory at once,
+    /// get smaller with the budget, down to 4 KiB (or what the layout says, if that is less), and the smallest index. What the shard holds needs memory too: an index of
+    /// about 13 bytes a key of point tables, 130 bytes a page and 150 bytes, and a key, a block of ordered tables; a budget that has no room for
+    /// that beside some pages is [`Busy`] for ever.
+    #[must_use]
+    pub fn least_budget_bytes(layout: &TableLayout) -> usize {
+        PAGES_IN_BUDGET * (1 << layout.page_bits).min(LEAST_PAGE_BYTES) + 2 * (BUCKET_BYTES << layout.index_bits)
+    }
+
+    /// An empty shard that will have a device, if the budget is large enough for one.
+    fn within_budget(options: ShardOptions, layout: TableLayout) -> Result<Self, StoreError> {
+        let (budget_bytes, least_bytes) = (options.budget_bytes, Self::least_budget_bytes(&layout));
+        if budget_bytes < least_bytes {
+            return Err(StoreError::BudgetTooSmall { budget_bytes, least_bytes });
+        }
+        // An index grows by a small part of the budget at once.
+        let grows_by = (budget_bytes / (2 * PAGES_IN_BUDGET * BUCKET_BYTES)).max(1).ilog2() as u8;
+        let segment_bits = layout.segment_bits.min(grows_by).max(layout.index_bits);
+        Ok(Self::with_layout(options, TableLayout { segment_bits, ..layout }))
+    }
+
+    /// The largest page of so many tables that the budget can carry: the pages that they fill are a part of it.
+    fn page_limit_bytes(options: &ShardOptions, layout: &TableLayout, tables: usize) -> usize {
+        let part = options.budget_bytes / PAGES_IN_BUDGET.max(tables.next_power_of_two());
+        let limit = part.max(LEAST_PAGE_BYTES).min(1 << layout.page_bits);
+        1 << limit.ilog2()
+    }
+
+    /// Tables that were added make all tables' pages smaller; looked at when there are twice as many.
+    fn limit_pages(&mut self) {
+        let tables = self.point.len().next_power_of_two();
+        if self.pages_limited_for != tables {
+            self.pages_limited_for = tables;
+            let limit = Self::page_limit_bytes(&self.options, &self.layout, tables);
+            self.point.values_mut().for_each(|table| table.limit_pages(limit));
+        }
     }
 
     /// What has made the shard's device useless, if anything did. Answers given since then may be wrong: records that couldn't be read seem
@@ -157,12 +211,15 @@ impl Shard {
 
     /// The point table `id`, made on first use. `value_width`: bytes of each value made by `entries`; the same at every call.
     pub fn point(&mut self, id: TableId, value_width: usize) -> &mut PointTable {
+        let tables = self.point.len() + 1;
+        let page_limit = || Self::page_limit_bytes(&self.options, &self.layout, tables);
         let (layout, used_bytes) = (&self.layout, &self.used_bytes);
         let (store, keeps_tombstones, tracks) = (&self.store, self.keeps_tombstones, self.captures.tracks());
         self.point.entry(id).or_insert_with(|| {
             let mut table = PointTable::new(value_width, layout, Account::new(Arc::clone(used_bytes)));
             if let Some(store) = store {
                 table.attach(store.clone(), id, keeps_tombstones);
+                table.limit_pages(page_limit());
             } else if tracks {
                 table.track_changes();
             }
@@ -189,8 +246,11 @@ impl Shard {
 
     /// The ordered table `id`, made on first use.
     pub fn ordered(&mut self, id: TableId) -> &mut OrderedTable {
-        let (layout, used_bytes) = (&self.layout, &self.used_bytes);
-        self.ordered.entry(id).or_insert_with(|| OrderedTable::new(layout, Account::new(Arc::clone(used_bytes))))
+        let (layout, used_bytes, store) = (&self.layout, &self.used_bytes, &self.store);
+        self.ordered.entry(id).or_insert_with(|| {
+            let account = Account::new(Arc::clone(used_bytes));
+            OrderedTable::with_store(layout, account, store.as_ref().map(|store| (store.clone(), id)))
+        })
     }
 
     /// Forgets what [`Image::of_vnodes`](crate::Image::of_vnodes) has copied: records of these vnodes out of `vnode_count`, and entries of
@@ -215,8 +275,12 @@ impl Shard {
             }
         }
         for (id, table) in &mut self.ordered {
-            let all = table.range(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
-            let gone: Vec<_> = all.filter(|(key, _)| has_ordered(*id, key)).map(|(key, _)| key.to_vec()).collect();
+            let mut gone = Vec::new();
+            table.for_each(|key, _| {
+                if has_ordered(*id, key) {
+                    gone.push(key.to_vec());
+                }
+            });
             for key in gone {
                 count += u64::from(table.remove(&key));
             }

@@ -261,7 +261,7 @@ impl Shard {
                 .keys()
                 .filter_map(|ticket| store.lock().take_read(*ticket).map(|page| (*ticket, page)))
                 .collect();
-            let mut progress = !arrived.is_empty();
+            let mut progress = !arrived.is_empty() | self.take_block_reads();
             for (ticket, page) in arrived {
                 self.page_arrived(ticket, page);
             }

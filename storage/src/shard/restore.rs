@@ -35,6 +35,7 @@ impl Shard {
                         let put = self.ordered(table.id).put_encoded(&bytes);
                         put.ok_or_else(|| damaged(page, "it holds no entries as they should be"))?;
                         records += (self.ordered(table.id).len() - before) as u64;
+                        self.maintain()?;
                     }
                 }
             }

@@ -58,6 +58,14 @@ pub enum StoreError {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A shard with a device needs some pages in memory at once.
+    #[error("a budget of {budget_bytes} B is too small for a shard with a device: it needs {least_bytes} B at least")]
+    BudgetTooSmall {
+        /// What it was given.
+        budget_bytes: usize,
+        /// What it needs.
+        least_bytes: usize,
+    },
     /// The device has said nothing for a minute.
     #[error("the device hasn't answered for {seconds} s")]
     Silent {
@@ -433,6 +441,21 @@ impl PageStore {
             self.segments.remove(&number);
             self.removals.insert(self.device.submit(DeviceOp::Remove { file: segment_name(number) }));
         }
+    }
+
+    /// Segments in which less than half lives, if there are many; ascending.
+    pub(crate) fn wasteful_segments(&self) -> Vec<u32> {
+        let of_use = self.segments.iter().filter(|(number, s)| s.live_sectors > 0 && self.tail != Some(**number));
+        let slack = (4 * self.options.segment_bytes) / SECTOR_BYTES as u64;
+        let (mut all, mut live, mut wasteful) = (0, 0, Vec::new());
+        for (number, segment) in of_use {
+            all += u64::from(segment.sectors);
+            live += segment.live_sectors;
+            if 2 * segment.live_sectors < u64::from(segment.sectors) {
+                wasteful.push(*number);
+            }
+        }
+        if all > 2 * live + slack { wasteful } else { Vec::new() }
     }
 
     /// Blocks until the device has done something, or for so long.

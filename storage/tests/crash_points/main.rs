@@ -13,6 +13,7 @@ mod larger;
 mod log;
 #[cfg(feature = "bugs")]
 mod mistakes;
+mod ordered;
 mod shard;
 // The store's own tests once more: some mistakes show between threads only.
 #[cfg(feature = "bugs")]
