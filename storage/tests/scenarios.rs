@@ -168,8 +168,8 @@ fn devices() -> [DeviceOptions; 3] {
 }
 
 const KEYS: u64 = 6000;
-/// 128 bytes a record, and an index that stays: a third of the records fits.
-const BUDGET: usize = 512 << 10;
+/// 128 bytes a record, and an index that stays: a quarter of the records fits.
+const BUDGET: usize = 384 << 10;
 
 // compact_lookup: all live.
 #[test]

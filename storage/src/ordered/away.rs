@@ -1,7 +1,7 @@
 //! Blocks of an ordered table that leave memory and come back.
 //!
-//! Two hands go round the blocks: one evicts what is durable and hasn't been used since it was there last, the other gives changed blocks that
-//! weren't used either to the store. Both go a bounded way a call.
+//! Two hands go round the blocks: one evicts what is durable and hasn't been used since it was there some times, the other gives changed blocks
+//! that weren't used either to the store. Both go a bounded way a call.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -57,7 +57,8 @@ impl OrderedTable {
     }
 
     /// Frees memory of durable blocks that weren't used lately until so much is free; what it came to. `durable`: the newest durable batch.
-    pub(crate) fn evict(&mut self, wanted: usize, durable: u64) -> usize {
+    /// `passes`: it was some time ago that this was asked, so what was used is that much less lately.
+    pub(crate) fn evict(&mut self, wanted: usize, durable: u64, passes: bool) -> usize {
         let (mut chunk, mut at) = self.evict_hand;
         let (mut freed, mut steps, mut begun) = (0, 0, 0);
         while freed < wanted && steps < STEPS && begun <= self.chunks.len() {
@@ -82,9 +83,11 @@ impl OrderedTable {
                 }
                 let is_durable = block.frame().is_some_and(|frame| frame.batch <= durable);
                 match Arc::get_mut(block) {
-                    Some(block) if is_durable && !block.take_touch() => freed += block.evict(),
+                    Some(block) if is_durable && !block.is_in_use() => freed += block.evict(),
                     _ => {
-                        block.take_touch();
+                        if passes {
+                            block.pass();
+                        }
                         stays = true;
                     }
                 }
@@ -122,7 +125,7 @@ impl OrderedTable {
             while steps < STEPS && at < blocks.list.len() {
                 let block = &blocks.list[at];
                 if block.frame().is_none()
-                    && !block.is_touched()
+                    && !block.is_in_use()
                     && let Some(body) = block.body_at_hand()
                 {
                     if !fits(frame_bytes(block.live_bytes())) {

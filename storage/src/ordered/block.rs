@@ -6,7 +6,7 @@
 //! ```
 
 use std::cmp::Ordering;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering as Atomic};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering as Atomic};
 use std::sync::{Arc, OnceLock};
 
 use super::body::{Body, entry_bytes};
@@ -36,12 +36,15 @@ pub(super) struct Block {
     /// Nothing while it is on the device alone.
     body: OnceLock<Box<Body>>,
     frame: OnceLock<BlockFrame>,
-    /// Used since whoever looks for blocks to evict has been here.
-    touched: AtomicBool,
+    /// How often whoever looks for blocks to evict passes by before this one is taken; [`USED`] after each use.
+    passes_left: AtomicU8,
     /// What is counted for it.
     charged: AtomicUsize,
     held: Arc<Held>,
 }
+
+/// A block that was used stays for two turns that look for memory, so that what was fetched can be used after them.
+const USED: u8 = 3;
 
 /// What an `Arc` needs beside what is in it.
 const ARC_BYTES: usize = 16;
@@ -86,7 +89,7 @@ impl Block {
             live_bytes: body.encoded_bytes(),
             body: OnceLock::from(Box::new(body)),
             frame: OnceLock::new(),
-            touched: AtomicBool::new(true),
+            passes_left: AtomicU8::new(USED),
             charged: AtomicUsize::new(0),
             held: Arc::clone(held),
         };
@@ -98,7 +101,7 @@ impl Block {
     pub(super) fn adopted(held: &Arc<Held>, body: Body, frame: BlockFrame) -> Self {
         let block = Self::of_body(held, body);
         block.written(frame);
-        block.touched.store(false, Atomic::Relaxed);
+        block.passes_left.store(0, Atomic::Relaxed);
         block
     }
 
@@ -146,8 +149,8 @@ impl Block {
     pub(super) fn body(&self) -> &Body {
         match self.body.get() {
             Some(body) => {
-                if !self.touched.load(Atomic::Relaxed) {
-                    self.touched.store(true, Atomic::Relaxed);
+                if self.passes_left.load(Atomic::Relaxed) != USED {
+                    self.touch();
                 }
                 body
             }
@@ -168,7 +171,7 @@ impl Block {
 
     /// Puts back the entries that were read.
     pub(super) fn install(&self, body: Body) -> &Body {
-        self.touched.store(true, Atomic::Relaxed);
+        self.touch();
         let body = self.body.get_or_init(|| {
             self.held.came_back();
             Box::new(body)
@@ -192,16 +195,18 @@ impl Block {
 
     /// It is used, or will be.
     pub(super) fn touch(&self) {
-        self.touched.store(true, Atomic::Relaxed);
+        self.passes_left.store(USED, Atomic::Relaxed);
     }
 
-    pub(super) fn is_touched(&self) -> bool {
-        self.touched.load(Atomic::Relaxed)
+    /// Whether it was used lately.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.passes_left.load(Atomic::Relaxed) > 0
     }
 
-    /// Whether it was used since this was asked last.
-    pub(super) fn take_touch(&self) -> bool {
-        self.touched.swap(false, Atomic::Relaxed)
+    /// Somebody who looks for memory passes by.
+    pub(super) fn pass(&self) {
+        let left = self.passes_left.load(Atomic::Relaxed);
+        self.passes_left.store(left.saturating_sub(1), Atomic::Relaxed);
     }
 
     pub(super) fn frame(&self) -> Option<&BlockFrame> {

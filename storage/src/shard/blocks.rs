@@ -71,7 +71,8 @@ impl Shard {
         let missing: usize = away.iter().filter(|b| !is_coming(&self.blocks, b)).map(|b| 2 * b.place.bytes()).sum();
         let over = (self.used_bytes() + missing).saturating_sub(self.fetched_limit());
         if over > 0 {
-            self.evict(over);
+            // What is on its way, and what was fetched before, is to be used: this makes nothing older.
+            self.evict_more(over);
         }
         let (mut pending, mut bytes_needed) = (0, 0);
         for block in away {
@@ -137,8 +138,8 @@ impl Shard {
         tables.into_iter().take(TABLES_ASKED).map(|(_, id)| id).collect()
     }
 
-    /// Frees blocks that are durable and weren't used lately; what that came to.
-    pub(super) fn evict_blocks(&mut self, wanted: usize) -> usize {
+    /// Frees blocks that are durable and weren't used lately; what that came to. `passes`: see [`OrderedTable::evict`].
+    pub(super) fn evict_blocks(&mut self, wanted: usize, passes: bool) -> usize {
         if self.ordered.is_empty() {
             return 0;
         }
@@ -148,7 +149,7 @@ impl Shard {
             if freed < wanted
                 && let Some(table) = self.ordered.get_mut(&id)
             {
-                freed += table.evict(wanted - freed, durable);
+                freed += table.evict(wanted - freed, durable, passes);
             }
         }
         freed

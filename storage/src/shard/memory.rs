@@ -75,12 +75,22 @@ impl Shard {
                 // Its error stays in the store for who asks.
                 let _ = store.lock().step(true);
             }
-            freed += self.evict(wanted - freed);
+            freed += self.evict_more(wanted - freed);
         }
         self.pressure.note_turn(self.store_counts().bytes_written - before, freed as u64);
     }
 
+    /// Frees what is durable, to so many bytes; what it came to.
     pub(super) fn evict(&mut self, wanted: usize) -> usize {
+        self.evict_passing(wanted, true)
+    }
+
+    /// The same once more in a turn.
+    pub(super) fn evict_more(&mut self, wanted: usize) -> usize {
+        self.evict_passing(wanted, false)
+    }
+
+    fn evict_passing(&mut self, wanted: usize, passes: bool) -> usize {
         let mut freed = 0;
         for table in self.point.values_mut() {
             if freed >= wanted {
@@ -91,7 +101,7 @@ impl Shard {
             }
         }
         if freed < wanted {
-            freed += self.evict_blocks(wanted - freed);
+            freed += self.evict_blocks(wanted - freed, passes);
         }
         freed
     }

@@ -66,6 +66,8 @@ pub struct Shard {
 
 /// A shard with a device has a budget of so many pages at least.
 const PAGES_IN_BUDGET: usize = 32;
+/// And of so many indexes of the smallest size.
+const INDEXES_IN_BUDGET: usize = 8;
 /// A bucket of an index.
 const BUCKET_BYTES: usize = 64;
 /// Pages aren't made smaller than this, unless the layout says so: what a page takes in memory while it is on the device, about 130 bytes,
@@ -141,7 +143,8 @@ impl Shard {
     /// that beside some pages is [`Busy`] for ever.
     #[must_use]
     pub fn least_budget_bytes(layout: &TableLayout) -> usize {
-        PAGES_IN_BUDGET * (1 << layout.page_bits).min(LEAST_PAGE_BYTES) + 2 * (BUCKET_BYTES << layout.index_bits)
+        let pages = PAGES_IN_BUDGET * (1 << layout.page_bits).min(LEAST_PAGE_BYTES);
+        pages.max(INDEXES_IN_BUDGET * (BUCKET_BYTES << layout.index_bits))
     }
 
     /// An empty shard that will have a device, if the budget is large enough for one.
