@@ -25,7 +25,11 @@ fn store() -> StoreOptions {
 
 fn layouts() -> [TableLayout; 3] {
     let usual = TableLayout::for_device();
-    [usual, TableLayout { page_bits: 13, segment_bits: 8, ..usual }, TableLayout { page_bits: 12, block_bits: 11, index_bits: 4, segment_bits: 8, ..usual }]
+    [
+        usual,
+        TableLayout { page_bits: 13, segment_bits: 8, ..usual },
+        TableLayout { page_bits: 12, block_bits: 11, index_bits: 4, segment_bits: 8, ..usual },
+    ]
 }
 
 #[test]
@@ -156,7 +160,11 @@ fn run(layout: TableLayout, budget_bytes: usize, seed: u64, is_durable: bool) {
     let operations = 3 * (keys + entries);
     let mut version = 0;
     for i in 0..operations.min(60_000) {
-        if run.below(3) == 0 { run.ordered(entries, value_bytes) } else { run.point(keys, value_bytes) }
+        if run.below(3) == 0 {
+            run.ordered(entries, value_bytes)
+        } else {
+            run.point(keys, value_bytes)
+        }
         if run.below(16) == 0 {
             run.turn();
         }

@@ -1,6 +1,5 @@
 //! The content of a shard at one moment, in blocks by vnode, ready to be written.
 
-
 use super::format::{BlockRecord, SectionKind, SectionWriter, read_payload};
 use crate::point::{Entry, KeyBatch};
 use crate::shard::{Shard, TableId};

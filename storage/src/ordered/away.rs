@@ -51,7 +51,8 @@ impl OrderedTable {
     pub fn room_for(&self, entries: usize, bytes: usize) -> usize {
         // A block that grows doubles at most, and one that is split becomes two; what is changed may be a checkpoint's too, and is copied.
         let entry_bytes = entry_bytes(&[], &[]) + size_of::<u32>() + SPARE_BYTES;
-        let blocks = entries.min(1 + (bytes + entries * entry_bytes) / (self.block_bytes / 2) + self.held.bytes() / self.block_bytes * 2);
+        let blocks =
+            entries.min(1 + (bytes + entries * entry_bytes) / (self.block_bytes / 2) + self.held.bytes() / self.block_bytes * 2);
         let lists = (self.chunk_blocks + 1) * size_of::<Arc<Block>>() * 2 + self.chunks.capacity() * 8;
         2 * (bytes + entries * entry_bytes) + blocks * (3 * self.block_bytes + 2 * size_of::<Block>()) + lists
     }
@@ -70,7 +71,8 @@ impl OrderedTable {
             }
             (begun, steps) = (begun + 1, steps + 1);
             // What a checkpoint that is being written still has to look at stays; it is let go soon.
-            let Some(blocks) = Arc::get_mut(&mut self.chunks[chunk]).filter(|blocks| blocks.is_warm.load(super::Atomic::Relaxed)) else {
+            let Some(blocks) = Arc::get_mut(&mut self.chunks[chunk]).filter(|blocks| blocks.is_warm.load(super::Atomic::Relaxed))
+            else {
                 (chunk, at) = (chunk + 1, 0);
                 continue;
             };

@@ -241,7 +241,13 @@ pub(super) struct NamedBlock {
 impl Shard {
     /// Puts back a block that a manifest names, behind those before; `last`: their last key, which becomes this one's. Whether that went well,
     /// else the store knows why not.
-    pub(super) fn adopt_block(&mut self, store: &StoreHandle, block: &NamedBlock, last: &mut Option<Vec<u8>>, stays: bool) -> bool {
+    pub(super) fn adopt_block(
+        &mut self,
+        store: &StoreHandle,
+        block: &NamedBlock,
+        last: &mut Option<Vec<u8>>,
+        stays: bool,
+    ) -> bool {
         let read = store.lock().read_now(block.table, block.number, block.place);
         let bytes = match read {
             Ok(bytes) => bytes,

@@ -137,7 +137,9 @@ impl Shard {
                 // Tails that have room are sealed when there is nothing else that could go: many small pages would take more memory for their
                 // places than they free.
                 let busy = unwritten > 0 || self.point.values().any(PointTable::awaits_eviction);
-                let of = |t: &PointTable| if busy { t.filled_mutable_bytes() } else { t.filled_mutable_bytes().max(t.mutable_bytes() / 2) };
+                let of = |t: &PointTable| {
+                    if busy { t.filled_mutable_bytes() } else { t.filled_mutable_bytes().max(t.mutable_bytes() / 2) }
+                };
                 let most = self.point.values_mut().max_by_key(|t| of(t)).filter(|t| of(t) > 0);
                 if most.and_then(PointTable::seal_oldest).is_none() {
                     return;

@@ -66,8 +66,8 @@ pub struct Shard {
 
 /// A shard with a device has a budget of so many pages at least.
 const PAGES_IN_BUDGET: usize = 32;
-/// And of so many indexes of the smallest size.
-const INDEXES_IN_BUDGET: usize = 8;
+/// And of so many indexes of the smallest size: one and its growth.
+const INDEXES_IN_BUDGET: usize = 2;
 /// A bucket of an index.
 const BUCKET_BYTES: usize = 64;
 /// Pages aren't made smaller than this, unless the layout says so: what a page takes in memory while it is on the device, about 130 bytes,
@@ -144,7 +144,7 @@ impl Shard {
     #[must_use]
     pub fn least_budget_bytes(layout: &TableLayout) -> usize {
         let pages = PAGES_IN_BUDGET * (1 << layout.page_bits).min(LEAST_PAGE_BYTES);
-        pages.max(INDEXES_IN_BUDGET * (BUCKET_BYTES << layout.index_bits))
+        pages + INDEXES_IN_BUDGET * (BUCKET_BYTES << layout.index_bits)
     }
 
     /// An empty shard that will have a device, if the budget is large enough for one.

@@ -278,7 +278,7 @@ fn damage_and_errors_of_the_device_are_errors_and_never_absence() {
         let mut device = SimDevice::new(seed);
         let mut random = Random(seed);
         device.inject(20 + random.below(200), fault);
-        let mut shard = Shard::with_device(ShardOptions { budget_bytes: 64 << 10 }, SMALL, Box::new(device), store()).unwrap();
+        let mut shard = Shard::with_device(ShardOptions { budget_bytes: 72 << 10 }, SMALL, Box::new(device), store()).unwrap();
         let mut model: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         let mut expected: BTreeMap<Ticket, Option<Vec<u8>>> = BTreeMap::new();
         let mut completed = Vec::new();
