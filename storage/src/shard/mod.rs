@@ -137,10 +137,10 @@ impl Shard {
         self.store.is_some()
     }
 
-    /// The smallest budget that a shard with a device works in, whose tables are laid out so: its pages, of which some must be in memory at once,
-    /// get smaller with the budget, down to 4 KiB (or what the layout says, if that is less), and the smallest index. What the shard holds needs memory too: an index of
-    /// about 13 bytes a key of point tables, 130 bytes a page and 150 bytes, and a key, a block of ordered tables; a budget that has no room for
-    /// that beside some pages is [`Busy`] for ever.
+    /// The smallest budget that a shard with a device works in, whose tables are laid out so: some pages, which get smaller with the budget,
+    /// down to 4 KiB (or what the layout says, if that is less), and the smallest index. What the shard holds needs memory too: an index of
+    /// about 13 bytes a key of point tables, 130 bytes a page, and 150 bytes and a key a block of ordered tables. A budget that has no room
+    /// for that beside some pages is [`Busy`] for ever.
     #[must_use]
     pub fn least_budget_bytes(layout: &TableLayout) -> usize {
         let pages = PAGES_IN_BUDGET * (1 << layout.page_bits).min(LEAST_PAGE_BYTES);
