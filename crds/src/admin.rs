@@ -186,21 +186,31 @@ pub struct StopRequest {
     pub mode: StopMode,
 }
 
-/// `GET /v1/exceptions`: the last errors and bad rows, newest last, at most [`EXCEPTIONS_MAX`]: one entry for each operator and code.
+/// `GET /v1/exceptions`: what went wrong, by cause, the cause that came last at the end; at most [`EXCEPTIONS_MAX`] causes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ExceptionsReply {
-    /// The errors.
+    /// One entry for each cause at each operator.
     pub exceptions: Vec<Exception>,
+    /// Whether causes that came earlier had to make room.
+    #[serde(default)]
+    pub truncated: bool,
 }
 
-/// How many exceptions a worker keeps.
+/// How many causes a worker keeps.
 pub const EXCEPTIONS_MAX: usize = 100;
+/// How many occurrences of a cause a worker keeps.
+pub const OCCURRENCES_MAX: usize = 16;
+/// Refused rows of one cause within so long are one occurrence, milliseconds.
+pub const OCCURRENCE_SPAN_MS: i64 = 60_000;
 
-/// Errors or bad rows of one cause at one operator.
+/// Errors or refused rows of one cause at one operator.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Exception {
+    /// When it first came, Unix milliseconds.
+    #[serde(default)]
+    pub first_ms: i64,
     /// When it last came, Unix milliseconds.
     pub at_ms: i64,
     /// The operator, source or sink of the plan that it came from; absent where it is the whole job's.
@@ -208,6 +218,26 @@ pub struct Exception {
     pub operator: Option<String>,
     /// What it was; of several, the last: for a bad row, where it came from, without the row itself.
     pub problem: Problem,
-    /// How often it came since the start.
+    /// How often it came: rows, or failures of the job. A restart of the process doesn't begin anew.
     pub count: u64,
+    /// The last occurrences, the newest last, at most [`OCCURRENCES_MAX`]. Each failure of the job is one; refused rows within
+    /// [`OCCURRENCE_SPAN_MS`] are one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub occurrences: Vec<Occurrence>,
+}
+
+/// One time that a cause came up.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Occurrence {
+    /// When it began, Unix milliseconds.
+    pub first_ms: i64,
+    /// When its last row came, Unix milliseconds; the same as `firstMs` for a failure.
+    pub at_ms: i64,
+    /// The deploy epoch of the worker that saw it.
+    pub epoch: u64,
+    /// How many rows, or failures.
+    pub count: u64,
+    /// What was said; of several rows, of the last.
+    pub message: String,
 }

@@ -262,6 +262,13 @@ impl Job {
         Ok((uid, container.restart_count, container.container_id.unwrap_or_default()))
     }
 
+    /// Runs `tiderace` with these arguments in its worker's container, as `kubectl exec` does; what it printed.
+    pub async fn exec(&self, arguments: &[&str]) -> Result<String> {
+        let pod = self.worker().await?.name_any();
+        let program = ["-n", self.space.name(), "exec", &pod, "-c", "worker", "--", "tiderace"];
+        self.space.cluster().kubectl(&[&program, arguments].concat()).await
+    }
+
     /// How kstatus sees it.
     pub async fn kstatus(&self) -> Result<String> {
         let job = self.get().await?;

@@ -15,6 +15,7 @@
 pub mod bench;
 pub mod charts;
 pub mod cluster;
+pub mod collector;
 pub mod dump;
 pub mod images;
 pub mod install;

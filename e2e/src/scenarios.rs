@@ -13,6 +13,7 @@ mod owned;
 mod plugin;
 mod rules;
 mod storage;
+mod tracing;
 
 /// A scenario beside others.
 macro_rules! shared {
@@ -46,6 +47,7 @@ pub const ALL: &[Scenario] = &[
     shared!(changes::what_is_not_there_yet_is_refused),
     shared!(changes::other_managers),
     shared!(faults::killed_worker_comes_back),
+    shared!(faults::exceptions_outlive_the_process),
     shared!(faults::deleted_pod_comes_back),
     shared!(faults::unschedulable_pod),
     shared!(faults::missing_secret),
@@ -54,12 +56,15 @@ pub const ALL: &[Scenario] = &[
     shared!(owned::changed_secret_and_statements),
     shared!(plugin::plugin_commands),
     shared!(neighbours::seccomp_profile_of_the_node),
+    shared!(neighbours::io_uring_by_seccomp_profile),
+    shared!(helm::odd_values_are_refused),
     shared!(storage::volume_grows),
     shared!(storage::volume_outlives_the_job),
     shared!(rules::api_server_refuses_what_the_rules_refuse),
     alone!(life::ready_and_suspended_in_time),
     alone!(neighbours::monitoring_objects),
     alone!(neighbours::webhook_by_cert_manager),
+    alone!(tracing::spans_reach_a_collector),
     alone!(chaos::operator_killed),
     alone!(chaos::api_server_killed),
     alone!(chaos::paused_operator_comes_back),

@@ -8,6 +8,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams
 use serde_json::{Value, json};
 use tiderace_crds::admin::{PlanCheckRequest, StopRequest};
 use tiderace_crds::{Manifest, StreamingJobSpec, StreamingJobStatus};
+use tracing::Instrument as _;
 
 use crate::certificates;
 use crate::context::Context;
@@ -101,7 +102,8 @@ impl Context {
                 return Err(ExecuteError::NotLeading);
             }
             tracing::debug!(job = %job.name, namespace = %job.namespace, ?action, "acting");
-            self.act(job, object, scene, &decision.status, action).await?;
+            let span = tracing::info_span!("act", action = action.name());
+            self.act(job, object, scene, &decision.status, action).instrument(span).await?;
         }
         Ok(())
     }

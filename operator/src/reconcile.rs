@@ -10,6 +10,7 @@ use serde_json::json;
 use tiderace_crds::admin::WorkerState;
 use tiderace_crds::{StreamingJobSpec, StreamingJobStatus};
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::context::{Context, Glance, StatementsVersion};
 use crate::decide::{Action, Job, POLL_MS, Worker, decide, is_true};
@@ -64,13 +65,29 @@ fn job_of(object: &DynamicObject) -> Result<(Job, StreamingJobStatus), String> {
 /// A pass over a job.
 pub async fn reconcile_job(trigger: Arc<DynamicObject>, context: Arc<Context>) -> Result<Requeue, ReconcileError> {
     let (name, namespace) = (trigger.name_any(), trigger.namespace().unwrap_or_default());
-    let span = tracing::info_span!("reconcile", job = %name, %namespace);
+    let span = tracing::info_span!(
+        "reconcile",
+        job = %name,
+        %namespace,
+        generation = Empty,
+        phase = Empty,
+        operation = Empty,
+        operation_id = Empty,
+        step = Empty,
+        error = Empty,
+    );
     let start = Instant::now();
     context.metrics.begin();
     let result = match glance(&namespace, &name, &context).await {
         // A thousand of these a minute say nothing that a collector should keep.
         Some(requeue) => Ok(requeue),
-        None => pass(&trigger, &context).instrument(span).await,
+        None => {
+            let result = pass(&trigger, &context).instrument(span.clone()).await;
+            if let Err(error) = &result {
+                span.record("error", tracing::field::display(error));
+            }
+            result
+        }
     };
     context.metrics.end("StreamingJob", start.elapsed().as_secs_f64(), result.as_ref().err().map(ReconcileError::label));
     result
@@ -117,7 +134,8 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
     let scene = context.observe(&job, &before).instrument(tracing::info_span!("observe")).await.map_err(Box::new)?;
     let decision = decide(&job, &before, &scene.observed, context.now());
     context.metrics.show(&job, &decision.status);
-    let span = tracing::info_span!("execute", actions = decision.actions.len(), phase = ?decision.status.phase);
+    tell_span(&job, &before, &decision.status);
+    let span = tracing::info_span!("execute", actions = decision.actions.len());
     let result = context.execute(&job, &object, &before, &scene, &decision).instrument(span).await;
     match &result {
         Ok(()) => {
@@ -158,6 +176,20 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
         wait_ms = 0;
     }
     Ok(Requeue::requeue(Duration::from_millis(wait_ms.max(50))))
+}
+
+/// Says in the pass's span what it is about: the operation that it begins, goes on with or ends.
+fn tell_span(job: &Job, before: &StreamingJobStatus, now: &StreamingJobStatus) {
+    let span = tracing::Span::current();
+    span.record("generation", job.generation);
+    if let Some(phase) = now.phase {
+        span.record("phase", tracing::field::debug(phase));
+    }
+    if let Some(operation) = now.operation.as_ref().or(before.operation.as_ref()) {
+        span.record("operation", tracing::field::debug(operation.kind));
+        span.record("operation_id", &operation.id);
+        span.record("step", tracing::field::debug(operation.step));
+    }
 }
 
 /// Whether the ConfigMap that a job takes its statements from is the one that was read. It is the user's, without a label of ours, and so it is asked

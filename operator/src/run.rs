@@ -50,7 +50,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Runs until SIGTERM, or until another operator leads. `Ok(false)` in the second case: the process must not go on.
 pub async fn run(args: RunArgs) -> Result<bool> {
     let ended = CancellationToken::new();
-    let spans = start_log(&args).map(|exporter| tokio::spawn(exporter.run(ended.clone().cancelled_owned())));
+    let spans = start_log(&args)?.map(|exporter| tokio::spawn(exporter.run(ended.clone().cancelled_owned())));
     let result = serve(args).await;
     ended.cancel();
     if let Some(spans) = spans {
@@ -137,11 +137,14 @@ async fn serve(args: RunArgs) -> Result<bool> {
 }
 
 /// Log lines to stderr, and spans to a collector where there is one.
-fn start_log(args: &RunArgs) -> Option<tiderace_telemetry::Exporter> {
+fn start_log(args: &RunArgs) -> Result<Option<tiderace_telemetry::Exporter>> {
     use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
     use tracing_subscriber::util::SubscriberInitExt as _;
     use tracing_subscriber::{EnvFilter, fmt, registry};
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_client=error"));
+    let given = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.trim().is_empty());
+    let filter = given.as_deref().unwrap_or("info,kube=warn,kube_client=error");
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("{}: '{filter}' is no log filter", EnvFilter::DEFAULT_ENV))?;
     let lines = match args.log_format {
         LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
@@ -156,8 +159,9 @@ fn start_log(args: &RunArgs) -> Option<tiderace_telemetry::Exporter> {
     };
     let (spans, exporter) = args.otlp_endpoint.clone().map(|endpoint| tiderace_telemetry::export(endpoint, source, None)).unzip();
     // A second subscriber in one process is refused; the first stays.
-    let _already = registry().with(filter).with(lines).with(spans).try_init();
-    exporter
+    let spans = spans.map(|spans| spans.with_filter(tiderace_telemetry::own_spans()));
+    let _already = registry().with(lines.with_filter(filter)).with(spans).try_init();
+    Ok(exporter)
 }
 
 async fn stop_on_signal(stop: CancellationToken) {

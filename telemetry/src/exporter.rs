@@ -268,6 +268,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_quiet_log_takes_no_spans_away_and_other_peoples_spans_stay_out() {
+        use tracing_subscriber::Layer as _;
+        use tracing_subscriber::filter::LevelFilter;
+        let (endpoint, received) = collector(StatusCode::OK).await;
+        let (layer, exporter) = export(endpoint, source(), None);
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::sink).with_filter(LevelFilter::ERROR);
+        let subscriber = tracing_subscriber::registry().with(lines).with(layer.with_filter(crate::own_spans()));
+        tracing::subscriber::with_default(subscriber, || {
+            let _outer = tracing::info_span!("pass").entered();
+            let _theirs = tracing::info_span!(target: "hyper", "connection").entered();
+            let _fine = tracing::debug_span!("row").entered();
+            let _inner = tracing::info_span!("act").entered();
+        });
+        exporter.run(std::future::ready(())).await;
+        let spans = spans(&received);
+        assert_eq!(spans.iter().map(|s| s["name"].as_str().unwrap()).collect::<Vec<_>>(), ["act", "pass"]);
+        assert_eq!(spans[0]["parentSpanId"], spans[1]["spanId"], "what lies between is passed over");
+    }
+
+    #[tokio::test]
     async fn what_is_too_much_is_dropped_and_counted_and_nobody_waits() {
         let (endpoint, received) = collector(StatusCode::OK).await;
         let (layer, exporter) = export(endpoint, source(), None);

@@ -39,6 +39,13 @@ pub struct Source {
 /// Takes out of a text what nobody may see. It is applied to everything that a span says.
 pub type Redact = std::sync::Arc<dyn Fn(&str) -> String + Send + Sync>;
 
+/// The spans that a collector should have: the product's own, of level INFO and above. A filter of the [`Spans`] layer alone, so that a log that shows
+/// only warnings takes no spans away.
+#[must_use]
+pub fn own_spans() -> tracing_subscriber::filter::Targets {
+    tracing_subscriber::filter::Targets::new().with_target("tiderace", tracing::Level::INFO)
+}
+
 /// The layer for a subscriber, and the exporter that sends what it gathers. The exporter must be run, or all is dropped.
 #[must_use]
 pub fn export(endpoint: Endpoint, source: Source, redact: Option<Redact>) -> (Spans, Exporter) {

@@ -381,6 +381,10 @@ pub enum InspectKind {
     Pages,
     /// A checkpoint of a key-value store, with its sessions
     Kv,
+    /// What went wrong in a job, from its worker's working directory
+    Exceptions,
+    /// How files of a directory are reached: io_uring or threads, found out by writing one there
+    Device,
 }
 
 /// What a repair keeps.

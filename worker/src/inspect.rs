@@ -13,7 +13,9 @@ use tiderace_storage::{FileDevice, Log, ReadOnlyDevice, RepairPolicy, RepairRepo
 
 use crate::app::Console;
 use crate::command::{InspectArgs, InspectKind, RepairKind};
+use crate::device_probe;
 use crate::exit::Exit;
+use crate::serve::exceptions;
 use crate::text_table::TextTable;
 
 /// What was found: text for a person, JSON for a machine, and whether something is damaged.
@@ -36,6 +38,11 @@ pub(crate) fn inspect(console: &Console, arguments: &InspectArgs) -> Exit {
 }
 
 fn answer(arguments: &InspectArgs) -> Result<Answer, Diagnostic> {
+    match arguments.kind {
+        InspectKind::Device => return device_answer(arguments),
+        InspectKind::Exceptions => return exceptions_answer(arguments),
+        _ => {}
+    }
     let (directory, version) = place(&arguments.path, arguments.version)?;
     if let Some(policy) = arguments.repair {
         return repair(arguments.kind, &directory, policy);
@@ -50,7 +57,44 @@ fn answer(arguments: &InspectArgs) -> Result<Answer, Diagnostic> {
         InspectKind::Pages => pages_answer(&inspect_pages(&mut device, arguments.verify).map_err(failed)?),
         InspectKind::Kv => kv_answer(&inspect_kv(&mut device, version, arguments.verify).map_err(failed)?),
         InspectKind::Shard => shard_answer(&inspect_checkpoint(&mut device, version, true).map_err(failed)?),
+        InspectKind::Device => return device_answer(arguments),
+        InspectKind::Exceptions => return exceptions_answer(arguments),
     })
+}
+
+/// Refuses the options of logs and checkpoints for what is neither.
+fn takes_json_alone(arguments: &InspectArgs) -> Result<(), Diagnostic> {
+    if arguments.verify || arguments.entries > 0 || arguments.version.is_some() || arguments.repair.is_some() {
+        return Err(Diagnostic::new(Code::InvalidConfig, "`inspect device` and `inspect exceptions` take no option but --json"));
+    }
+    Ok(())
+}
+
+/// The one kind that is about a directory and not about files in it.
+fn device_answer(arguments: &InspectArgs) -> Result<Answer, Diagnostic> {
+    takes_json_alone(arguments)?;
+    let report = device_probe::probe(&arguments.path)?;
+    Ok(Answer { text: report.text(), json: json(&report), is_damaged: false })
+}
+
+/// What the workers of a working directory wrote down.
+fn exceptions_answer(arguments: &InspectArgs) -> Result<Answer, Diagnostic> {
+    takes_json_alone(arguments)?;
+    let (directory, _) = place(&arguments.path, None)?;
+    let found = exceptions::of_directory(&directory).map_err(|e| unreadable(&directory, &e.to_string()))?;
+    let found = found.ok_or_else(|| unreadable(&directory, "no worker has worked here, or nothing was written yet"))?;
+    let time = |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |at| format!("{at:.0}"));
+    let mut table = TextTable::new(["last", "first", "count", "where", "code", "message"]).numeric([2]);
+    for one in &found.exceptions {
+        let place = one.operator.clone().unwrap_or_else(|| "the job".to_owned());
+        let message = one.problem.message.lines().next().unwrap_or_default().to_owned();
+        table.row([time(one.at_ms), time(one.first_ms), one.count.to_string(), place, one.problem.code.clone(), message]);
+    }
+    let mut text = if table.is_empty() { "Nothing went wrong.\n".to_owned() } else { table.plain() };
+    if found.truncated {
+        text += "Older causes had to make room.\n";
+    }
+    Ok(Answer { text, json: json(&found), is_damaged: false })
 }
 
 fn unreadable(path: &Path, because: &str) -> Diagnostic {
@@ -324,6 +368,32 @@ mod tests {
 
     fn arguments(kind: InspectKind, path: &Path) -> InspectArgs {
         InspectArgs { kind, path: path.to_owned(), json: false, verify: true, entries: 3, version: None, repair: None }
+    }
+
+    #[test]
+    fn what_went_wrong_is_shown_from_the_working_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arguments = arguments(InspectKind::Exceptions, folder.path());
+        arguments.verify = false;
+        arguments.entries = 0;
+        assert!(answer(&arguments).err().unwrap().message.contains("no worker"));
+        let mut all = exceptions::Exceptions::new(7);
+        all.keep_in(folder.path(), "orders");
+        let write = |all: &mut exceptions::Exceptions| all.to_write(true, 0, str::to_owned).unwrap().write().unwrap();
+        write(&mut all);
+        assert_eq!(answer(&arguments).unwrap().text, "Nothing went wrong.\n");
+        let problem = tiderace_crds::admin::Problem {
+            code: "TR-3008".into(), message: "the folder\nis away".into(), hint: None, line: None, column: None,
+        };
+        all.add(String::new(), problem, 1, 1_700_000_000_000);
+        write(&mut all);
+        let found = answer(&arguments).unwrap();
+        for word in ["2023-11-14T22:13:20Z", "the job", "TR-3008", "the folder"] {
+            assert!(found.text.contains(word), "{}", found.text);
+        }
+        assert_eq!(found.json["exceptions"][0]["occurrences"][0]["epoch"], 7);
+        arguments.verify = true;
+        assert!(answer(&arguments).is_err(), "an option that says nothing here");
     }
 
     fn options() -> LogOptions {

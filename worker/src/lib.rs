@@ -12,6 +12,7 @@
 mod app;
 pub mod book;
 pub mod command;
+mod device_probe;
 pub mod error_pages;
 pub mod exit;
 mod inspect;

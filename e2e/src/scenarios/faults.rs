@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::job::{Job, condition, endless, manifest, with};
 use crate::space::Space;
@@ -29,6 +29,45 @@ pub async fn killed_worker_comes_back(space: Space) -> Result<()> {
         ensure!(restarts.as_object().is_some() || restarts.as_u64() > Some(0), "restarts in the status: {restarts}");
     }
     space.event("killed", &["WorkerLost"], "").await?;
+    Ok(())
+}
+
+/// What went wrong is told with its times, also by the process after the one that met it.
+pub async fn exceptions_outlive_the_process(space: Space) -> Result<()> {
+    // The third row fails, always; from the fourteenth on the numbers are those of the rows.
+    let sql = format!("SET 'on_error' = 'skip';\n{}", endless(1).replace("SELECT n", "SELECT n + 10 / (3 - n)"));
+    let job = Job::apply(&space, &manifest("skips", &sql)).await?;
+    job.ready("Running").await?;
+    for processes in 1..=2_usize {
+        job.row(14).await?;
+        let exception = until(format!("{processes} occurrences are told"), secs(60), async || {
+            let text = job.exec(&["inspect", "exceptions", tiderace_crds::admin::WORK_DIRECTORY, "--json"]).await?;
+            let all: Value = serde_json::from_str(&text)?;
+            let one = all.pointer("/exceptions/0").cloned().with_context(|| format!("there is {all}"))?;
+            let occurrences = one["occurrences"].as_array().map_or(0, Vec::len);
+            ensure!(occurrences == processes && one["count"] == json!(processes), "it is {one}");
+            Ok(one)
+        })
+        .await?;
+        let time = |pointer: &str| exception.pointer(pointer).and_then(Value::as_i64).with_context(|| format!("no {pointer} in {exception}"));
+        ensure!(exception.pointer("/problem/code").and_then(Value::as_str).is_some_and(|c| c.starts_with("TR-")), "it is {exception}");
+        ensure!(time("/firstMs")? == time("/occurrences/0/firstMs")? && time("/firstMs")? <= time("/atMs")?, "times of {exception}");
+        if processes == 2 {
+            ensure!(time("/firstMs")? < time("/atMs")?, "both at the same time: {exception}");
+            let page = job.exec(&["inspect", "exceptions", tiderace_crds::admin::WORK_DIRECTORY]).await?;
+            ensure!(page.contains("TR-") && page.contains("count"), "it shows {page}");
+            return Ok(());
+        }
+        let (before, uid) = (job.restarts().await?, job.worker().await?.uid().context("no uid")?);
+        space.cluster().kill_in_pod(&uid, "tiderace")?;
+        until("the container was started anew", secs(60), async || {
+            let now = job.restarts().await?;
+            ensure!(now > before, "{now} restarts");
+            Ok(())
+        })
+        .await?;
+        job.ready("Running").await?;
+    }
     Ok(())
 }
 

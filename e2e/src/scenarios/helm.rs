@@ -1,6 +1,6 @@
 //! The charts in the life of a cluster: upgraded and uninstalled under running jobs, narrowed to some namespaces, tested.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::install;
@@ -86,4 +86,63 @@ pub async fn uninstalled_operator_leaves_jobs_running(space: Space) -> Result<()
     install::charts(&cluster, install::TAG, &install::usual_values()).await?;
     until("an operator leads again", secs(60), async || install::leader(&cluster).await).await?;
     outcome
+}
+
+/// Values that can't be meant are refused before anything is written, by the name of the value; unusual ones that can are rendered, and the API server
+/// would take what comes out.
+pub async fn odd_values_are_refused(space: Space) -> Result<()> {
+    const REFUSED: [(&str, &str); 24] = [
+        ("replica=2", "replica"),
+        ("replicas=-1", "replicas"),
+        ("replicas=two", "replicas"),
+        ("replicas=100", "replicas"),
+        ("image=tiderace:1", "image"),
+        ("image.repository=", "repository"),
+        ("image.tag=not a tag", "tag"),
+        ("image.digest=sha256:abc", "digest"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("watchNamespaces={Shop}", "watchNamespaces"),
+        ("watchNamespaces={a,a}", "watchNamespaces"),
+        ("watchNamespaces=shop", "watchNamespaces"),
+        ("resources.limits.memory=lots", "memory"),
+        ("resources.limit.memory=1Gi", "limit"),
+        ("logLevel=verbose", "logLevel"),
+        ("logFormat=xml", "logFormat"),
+        ("env[0].name=RUST_LOG,env[0].value=debug", "env"),
+        ("podLabels.app\\.kubernetes\\.io/name=mine", "podLabels"),
+        ("webhook.enabled=true,webhook.certificates=cert-manager", "issuerRef"),
+        ("webhook.enabled=true,webhook.timeoutSeconds=60", "timeoutSeconds"),
+        ("webhook.enabled=true,watchNamespaces={shop}", "watchNamespaces"),
+        ("tracing.endpoint=https://collector:4318", "endpoint"),
+        ("tracing.endpoint=http://collector:4318 --webhook", "endpoint"),
+        ("monitoring.podMonitor.interval=often", "interval"),
+    ];
+    const TAKEN: [&str; 8] = [
+        "replicas=0",
+        "replicas=1,podDisruptionBudget.enabled=false",
+        "resources.limits.cpu=2,resources.limits.memory=512Mi,resources.requests.cpu=0.5",
+        "logLevel=warn\\,tiderace_operator=trace\\,kube::client=off",
+        "env[0].name=HTTPS_PROXY,env[0].value=http://proxy:3128",
+        "serviceAccount.create=false,serviceAccount.name=mine,rbac.create=false",
+        "webhook.enabled=true,webhook.namespaceSelector.matchLabels.a=b,networkPolicy.enabled=false,podLabels.team=a",
+        "tracing.endpoint=http://[fd00::1]:4318/otlp,tracing.workers=false,priorityClassName=system-cluster-critical",
+    ];
+    let cluster = space.cluster();
+    let chart = cluster.root().join("charts/tiderace").display().to_string();
+    let render = async |values: &str| {
+        cluster.helm(&["template", "odd", &chart, "-n", install::OPERATOR_NAMESPACE, "--skip-tests", "--set", values]).await
+    };
+    for (values, word) in REFUSED {
+        let Err(error) = render(values).await else { bail!("{values} was taken") };
+        let text = format!("{error:#}");
+        ensure!(text.contains(word) && !text.contains("nil pointer"), "{values} was refused, but for {text}");
+    }
+    for values in TAKEN {
+        let objects = render(values).await.with_context(|| format!("{values} was refused"))?;
+        cluster
+            .run_with_input(&["kubectl", "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], objects)
+            .await
+            .with_context(|| format!("the API server refuses what comes of {values}"))?;
+    }
+    Ok(())
 }

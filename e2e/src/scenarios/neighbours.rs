@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, pod_processes};
+use crate::cluster::{Cluster, cache, pod_processes};
 use crate::install;
 use crate::job::{Job, endless, manifest, with};
 use crate::space::Space;
@@ -201,4 +201,66 @@ pub async fn seccomp_profile_of_the_node(space: Space) -> Result<()> {
         cluster.on_node(node, &["rm", "-f", &format!("/var/lib/kubelet/seccomp/{profile}")]).await?;
     }
     Ok(())
+}
+
+/// What each profile does to io_uring, asked of the worker's own program in its own pod: the one of `deploy/seccomp` allows it; the same without
+/// io_uring's calls, as newer container runtimes have it by default, refuses it, and the worker's files are read and written by threads.
+pub async fn io_uring_by_seccomp_profile(space: Space) -> Result<()> {
+    const ALLOWED: &str = "profiles/e2e-with-io-uring.json";
+    const REFUSED: &str = "profiles/e2e-without-io-uring.json";
+    let cluster = space.cluster().clone();
+    let source = cluster.root().join("deploy/seccomp/tiderace-io-uring.json");
+    let mut without: Value = serde_json::from_str(&std::fs::read_to_string(&source)?)?;
+    let mut taken = 0;
+    for rule in without["syscalls"].as_array_mut().into_iter().flatten() {
+        if let Some(names) = rule["names"].as_array_mut() {
+            let before = names.len();
+            names.retain(|name| !name.as_str().is_some_and(|name| name.starts_with("io_uring_")));
+            taken += before - names.len();
+        }
+    }
+    ensure!(taken == 3, "the profile allows {taken} calls of io_uring");
+    let other = cache()?.join("without-io-uring.json");
+    std::fs::write(&other, without.to_string())?;
+    let nodes = Api::<Node>::all(space.client()).list(&ListParams::default()).await?.items;
+    for node in &nodes {
+        for (file, profile) in [(&source, ALLOWED), (&other, REFUSED)] {
+            let (file, to) = (file.display().to_string(), format!("/var/lib/kubelet/seccomp/{profile}"));
+            cluster.on_node(&node.name_any(), &["install", "-D", "-m", "0644", &file, &to]).await?;
+        }
+    }
+    let of_profile = |name: &str, profile: &str| with(manifest(name, &endless(1)), "/seccomp", json!({"localhostProfile": profile}));
+    let allowed = Job::apply(&space, &of_profile("allowed", ALLOWED)).await?;
+    let refused = Job::apply(&space, &of_profile("refused", REFUSED)).await?;
+    let usual = Job::apply(&space, &manifest("usual", &endless(1))).await?;
+    for job in [&allowed, &refused, &usual] {
+        job.ready("Running").await?;
+        job.row(1).await?;
+    }
+    let report = device(&allowed).await?;
+    ensure!(report["backend"] == "io_uring" && report["without"] == json!([]), "under the profile it is {report}");
+    let report = device(&refused).await?;
+    let because = report["because"].as_str().unwrap_or_default();
+    ensure!(report["backend"] == "threads" && because.contains("os error 1"), "without the calls it is {report}");
+    // The runtime's own profile: containerd refuses io_uring since 2.0.
+    let node = usual.worker().await?.spec.and_then(|s| s.node_name).context("no node")?;
+    let node = nodes.iter().find(|n| n.name_any() == node).context("an unknown node")?;
+    let runtime = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.container_runtime_version.clone()).unwrap_or_default();
+    let version = runtime.strip_prefix("containerd://").with_context(|| format!("the runtime is {runtime:?}"))?;
+    let major: u32 = version.split('.').next().unwrap_or_default().trim_start_matches('v').parse()?;
+    let expected = if major < 2 { "io_uring" } else { "threads" };
+    let report = device(&usual).await?;
+    ensure!(report["backend"] == expected, "by default under {runtime} it is {report}");
+    println!("    RuntimeDefault of {runtime}: {}", report["backend"]);
+    for node in &nodes {
+        for profile in [ALLOWED, REFUSED] {
+            cluster.on_node(&node.name_any(), &["rm", "-f", &format!("/var/lib/kubelet/seccomp/{profile}")]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What `tiderace inspect device` says in a job's pod of its working directory.
+async fn device(job: &Job) -> Result<Value> {
+    Ok(serde_json::from_str(&job.exec(&["inspect", "device", tiderace_crds::admin::WORK_DIRECTORY, "--json"]).await?)?)
 }

@@ -64,6 +64,26 @@ pub enum Action {
 }
 
 impl Action {
+    /// Its name, for spans.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "AddFinalizer",
+            Self::RemoveFinalizer => "RemoveFinalizer",
+            Self::ApplySettings => "ApplySettings",
+            Self::StartCheck => "StartCheck",
+            Self::ForgetChecks => "ForgetChecks",
+            Self::ApplySet { .. } => "ApplySet",
+            Self::ScaleDown { .. } => "ScaleDown",
+            Self::DeletePods => "DeletePods",
+            Self::StopWorker { .. } => "StopWorker",
+            Self::GrowClaim { .. } => "GrowClaim",
+            Self::OrphanSet { .. } => "OrphanSet",
+            Self::DeleteClaims => "DeleteClaims",
+            Self::DeleteJob => "DeleteJob",
+        }
+    }
+
     /// Whether it starts, stops or replaces workers, or touches their volumes. Such an action is only taken with an operation in the status.
     #[must_use]
     pub fn touches_workers(&self) -> bool {

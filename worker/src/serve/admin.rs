@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
-use tiderace_crds::admin::{ExceptionsReply, PlanCheckRequest, REQUEST_BYTES_MAX, StopRequest, VersionReply, WorkerState};
+use tiderace_crds::admin::{PlanCheckRequest, REQUEST_BYTES_MAX, StopRequest, VersionReply, WorkerState};
 use tiderace_engine::error::Code;
 use tokio::sync::Semaphore;
 
@@ -88,8 +88,24 @@ async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
     Ok(answer::json(StatusCode::OK, &host(&admin)?.status()))
 }
 
-async fn exceptions(State(admin): State<Admin>) -> Result<Response, Refusal> {
-    Ok(answer::json(StatusCode::OK, &ExceptionsReply { exceptions: host(&admin)?.exceptions() }))
+async fn exceptions(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+    let since_ms = since(query.as_deref().unwrap_or_default())?;
+    Ok(answer::json(StatusCode::OK, &host(&admin)?.exceptions(since_ms)))
+}
+
+/// The parameter `since` of a query; the beginning of time where there is none.
+fn since(query: &str) -> Result<i64, Refusal> {
+    let mut since_ms = i64::MIN;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("since", value)) => {
+                let no_number = |_| Refusal::bad("`since` is no number of milliseconds since 1970".to_owned());
+                since_ms = value.parse().map_err(no_number)?;
+            }
+            _ => return Err(Refusal::bad("the call has one parameter, `since`")),
+        }
+    }
+    Ok(since_ms)
 }
 
 async fn stop(State(admin): State<Admin>, body: Result<Bytes, BytesRejection>) -> Result<Response, Refusal> {

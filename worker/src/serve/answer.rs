@@ -50,7 +50,8 @@ impl Refusal {
         )
     }
 
-    fn bad(message: impl Into<String>) -> Self {
+    /// 400: not as described.
+    pub fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::BadRequest, message, "docs/reference/admin-api.md describes every call")
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tiderace_crds::admin::{Exception, Problem, StatusReply, StopMode, WorkerState};
+use tiderace_crds::admin::{ExceptionsReply, Problem, StatusReply, StopMode, WorkerState};
 use tiderace_engine::connect::Secrets;
 use tiderace_engine::error::Code;
 use tiderace_engine::operators::{PORT_LATE, PORT_REJECTED};
 use tiderace_engine::runtime::graph::Graph;
 use tiderace_engine::runtime::{Job, JobProgress};
 use tokio::sync::watch;
+use tracing::field::Empty;
 
 use super::exceptions::{Exceptions, Refused};
 use super::fence::{Fence, Stale};
@@ -120,7 +121,7 @@ impl Host {
             epoch,
             started_ms: now_ms(),
             facts: Mutex::default(),
-            exceptions: Mutex::default(),
+            exceptions: Mutex::new(Exceptions::new(epoch)),
             running: OnceLock::new(),
             state: watch::Sender::new(WorkerState::Starting),
             looked: Mutex::new(Instant::now()),
@@ -132,6 +133,11 @@ impl Host {
     /// From now on the operator's token is kept in the working directory.
     pub fn keep_token_in(&self, folder: &std::path::Path) -> std::io::Result<()> {
         lock(&self.fence).keep_in(folder.to_owned())
+    }
+
+    /// From now on what goes wrong is kept in the working directory, and what went wrong before this process is told too.
+    pub fn keep_exceptions_in(&self, folder: &std::path::Path) {
+        lock(&self.exceptions).keep_in(folder, &self.job);
     }
 
     /// Whether a token is higher than all before: [`Self::hear_token`] will write to the disk.
@@ -200,6 +206,7 @@ impl Host {
             problem.message
         );
         lock(&self.exceptions).add(String::new(), problem.clone(), 1, now_ms());
+        self.write_exceptions(true);
         lock(&self.facts).error.get_or_insert(problem);
         self.set_state(WorkerState::Failed);
     }
@@ -259,11 +266,23 @@ impl Host {
         let job = self.running.get_or_init(|| Arc::new(start())).clone();
         // An order that came meanwhile found no job.
         self.carry_out();
+        let span = tracing::info_span!(
+            "run",
+            job = %self.job,
+            epoch = self.epoch,
+            rows_in = Empty,
+            rows_out = Empty,
+            operation_id = Empty,
+            outcome = Empty,
+        )
+        .entered();
+        let mut opening = Some(tracing::info_span!("open", job = %self.job, epoch = self.epoch));
         let started = Instant::now();
         let mut logged: Vec<(Refused, Instant)> = Vec::new();
         while !job.is_finished() {
             let progress = job.progress();
             if self.state() == WorkerState::Starting && (progress.epoch.0 >= 1 || started.elapsed() > OPENING_PATIENCE) {
+                drop(opening.take());
                 self.set_state(WorkerState::Running);
             }
             self.observe(&progress, &mut logged);
@@ -272,29 +291,38 @@ impl Host {
         let outcome = job.wait();
         let progress = job.progress();
         self.observe(&progress, &mut logged);
-        let asked = {
+        self.write_exceptions(true);
+        drop(opening);
+        let (asked, operation_id) = {
             let mut facts = lock(&self.facts);
             facts.last = Some(progress.clone());
-            facts.asked
+            (facts.asked, facts.operation_id.clone())
         };
-        tracing::info!(
-            job = %self.job,
-            rows_in = progress.sources().map(|node| node.rows_in).sum::<u64>(),
-            rows_out = progress.sinks().map(|node| node.rows_out).sum::<u64>(),
-            elapsed_ms = progress.elapsed.as_millis() as u64,
-            "the job has ended"
-        );
-        match (outcome, asked) {
+        let rows_in = progress.sources().map(|node| node.rows_in).sum::<u64>();
+        let rows_out = progress.sinks().map(|node| node.rows_out).sum::<u64>();
+        let elapsed_ms = progress.elapsed.as_millis() as u64;
+        tracing::info!(job = %self.job, rows_in, rows_out, elapsed_ms, "the job has ended");
+        span.record("rows_in", rows_in);
+        span.record("rows_out", rows_out);
+        if let Some(operation_id) = &operation_id {
+            span.record("operation_id", operation_id);
+        }
+        let state = match (outcome, asked) {
             (Err(error), _) => {
+                span.record("outcome", "Failed");
                 let error = match self.hidden.get() {
                     Some(secrets) => secrets.redact_diagnostic(error),
                     None => error,
                 };
-                self.fail(crate::plan_check::problem(&error, None));
+                return self.fail(crate::plan_check::problem(&error, None));
             }
-            (Ok(_), Some(_)) => end(WorkerState::Stopped),
-            (Ok(_), None) => end(WorkerState::Finished),
-        }
+            (Ok(_), Some(_)) => WorkerState::Stopped,
+            (Ok(_), None) => WorkerState::Finished,
+        };
+        span.record("outcome", tracing::field::debug(state));
+        // Over before anybody hears of the end: the process may end then, and its last spans with it.
+        drop(span);
+        end(state);
     }
 
     fn observe(&self, progress: &JobProgress, logged: &mut Vec<(Refused, Instant)>) {
@@ -307,6 +335,20 @@ impl Host {
                 logged.push((one, Instant::now()));
             }
         }
+        self.write_exceptions(false);
+    }
+
+    fn write_exceptions(&self, at_once: bool) {
+        let text = lock(&self.exceptions).to_write(at_once, now_ms(), |text| self.redact(text));
+        let Some(text) = text else { return };
+        if let Err(error) = text.write() {
+            lock(&self.exceptions).not_written();
+            tracing::warn!(%error, "the working directory doesn't keep what went wrong: the next process of the job won't tell of it");
+        }
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.hidden.get().map_or_else(|| text.to_owned(), |secrets| secrets.redact(text))
     }
 
     /// Where the job is now.
@@ -348,14 +390,8 @@ impl Host {
     }
 
     /// The answer of `/v1/exceptions`: no message shows a secret.
-    pub fn exceptions(&self) -> Vec<Exception> {
-        let mut list = lock(&self.exceptions).list();
-        if let Some(secrets) = self.hidden.get() {
-            for one in &mut list {
-                one.problem.message = secrets.redact(&one.problem.message);
-            }
-        }
-        list
+    pub fn exceptions(&self, since_ms: i64) -> ExceptionsReply {
+        lock(&self.exceptions).reply(since_ms, |text| self.redact(text))
     }
 }
 

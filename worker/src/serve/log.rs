@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use tiderace_engine::connect::Secrets;
 use tiderace_telemetry::{Endpoint, Exporter, Redact, Source};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::command::ServeArgs;
 
@@ -31,7 +31,8 @@ pub(crate) fn start(arguments: &ServeArgs, hidden: Hidden) -> Result<Option<Expo
         tiderace_telemetry::export(endpoint, source(&arguments.otlp_attributes), Some(redact))
     };
     let (spans, exporter) = arguments.otlp_endpoint.clone().map(export).unzip();
-    let subscriber = tracing_subscriber::registry().with(filter).with(lines).with(spans);
+    let spans = spans.map(|spans| spans.with_filter(tiderace_telemetry::own_spans()));
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans);
     let _already_logging = tracing::subscriber::set_global_default(subscriber);
     Ok(exporter)
 }

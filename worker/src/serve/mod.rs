@@ -12,7 +12,7 @@
 
 mod admin;
 mod answer;
-mod exceptions;
+pub(crate) mod exceptions;
 mod fence;
 mod health;
 mod host;
@@ -301,6 +301,7 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
     if let Err(error) = host.keep_token_in(work.path()) {
         tracing::warn!(%error, "the working directory doesn't keep the operator's token");
     }
+    host.keep_exceptions_in(work.path());
     if let Some(status) = work.ended(&file.name, arguments.deploy_epoch) {
         tracing::info!(state = ?status.state, "the job has ended in this deploy epoch before: it is not run again");
         host.set_ended_before(status);

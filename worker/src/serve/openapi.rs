@@ -16,6 +16,8 @@ struct Call {
     method: &'static str,
     path: &'static str,
     doc: &'static str,
+    /// Parameters of the query, all numbers, with their meaning.
+    query: &'static [(&'static str, &'static str)],
     request: Option<fn(&mut SchemaGenerator) -> Value>,
     success: u16,
     reply: fn(&mut SchemaGenerator) -> Value,
@@ -37,6 +39,7 @@ const CALLS: &[Call] = &[
         method: "get",
         path: "/v1/version",
         doc: "What the worker was built from.",
+        query: &[],
         request: None,
         success: 200,
         reply: schema::<VersionReply>,
@@ -47,6 +50,7 @@ const CALLS: &[Call] = &[
         method: "get",
         path: "/v1/status",
         doc: "What the job is doing, and its counts since the start.",
+        query: &[],
         request: None,
         success: 200,
         reply: schema::<StatusReply>,
@@ -58,6 +62,7 @@ const CALLS: &[Call] = &[
         path: "/v1/plan:check",
         doc: "Plans a job that is not run. A job that can't be run is a success of the call: `valid` is false, and `errors` say why. \
               Secrets are taken as given when the manifest names them.",
+        query: &[],
         request: Some(schema::<PlanCheckRequest>),
         success: 200,
         reply: schema::<PlanCheckReply>,
@@ -75,6 +80,7 @@ const CALLS: &[Call] = &[
         path: "/v1/stop",
         doc: "Stops the job. Answers at once; `state` in the status tells when it is done: Stopped. The process stays, and doesn't run \
               the job again in this deploy epoch. An order with the `operationId` of the last one does nothing.",
+        query: &[],
         request: Some(schema::<StopRequest>),
         success: 202,
         reply: schema::<StatusReply>,
@@ -84,12 +90,15 @@ const CALLS: &[Call] = &[
     Call {
         method: "get",
         path: "/v1/exceptions",
-        doc: "The last errors and refused rows, the newest last, at most 100: one entry for each operator and code, with its last message (for a \
-              row, the file or topic and line it came from; never the row itself), when it last came, and how often.",
+        doc: "What went wrong: one entry for each operator and code, the one that came last at the end, at most 100 (`truncated` says that \
+              older ones had to make room). Each tells when it first and last came, how often, its last message (for a row, the file or topic and \
+              line it came from; never the row itself), and its last 16 occurrences: each failure of the job is one, refused rows within a minute \
+              are one. They are kept in the working directory: the process that the kubelet starts after a failure tells them too.",
+        query: &[("since", "Only what came up at this time or later, Unix milliseconds.")],
         request: None,
         success: 200,
         reply: schema::<ExceptionsReply>,
-        refusals: &[EPOCH],
+        refusals: &[(400, "`since` is no number, or there is another parameter."), EPOCH],
         planner: false,
     },
 ];
@@ -128,6 +137,11 @@ fn document() -> Value {
             ],
             "responses": responses,
         });
+        if let Some(parameters) = operation["parameters"].as_array_mut() {
+            parameters.extend(call.query.iter().map(|(name, meaning)| {
+                json!({"name": name, "in": "query", "required": false, "description": meaning, "schema": {"type": "integer", "format": "int64"}})
+            }));
+        }
         if let Some(request) = call.request {
             operation["requestBody"] = json!({"required": true, "content": content(request(&mut generator))});
         }
@@ -165,6 +179,9 @@ pub fn markdown() -> String {
     for call in CALLS {
         let also = if call.planner { " A planner answers it too." } else { "" };
         let _infallible = writeln!(text, "## `{} {}`\n\n{}{also}\n", call.method.to_uppercase(), call.path, call.doc);
+        for (name, meaning) in call.query {
+            let _infallible = writeln!(text, "`?{name}=`: {meaning}\n");
+        }
         let _infallible = writeln!(text, "| status | |\n|---|---|\n| {} | Done. |", call.success);
         for (status, meaning) in call.refusals {
             let _infallible = writeln!(text, "| {status} | {meaning} |");

@@ -354,6 +354,7 @@ async fn bad_rows_are_counted_where_people_look() {
     );
     let first = &reply["exceptions"][0];
     assert_eq!(first["operator"], "t");
+    assert!(first["occurrences"][0]["count"].as_u64().unwrap() >= 1, "{first}");
     let message = first["problem"]["message"].as_str().unwrap();
     assert!(message.contains("rows.csv, line 4)"), "the last bad row's place: {message}");
     let page = worker.plain("/metrics").await.1;
@@ -371,6 +372,34 @@ async fn a_job_that_fails_says_why() {
     assert_eq!((status["state"].as_str(), status["error"]["code"].as_str()), (Some("Failed"), Some("TR-3008")), "{status}");
     assert_eq!(worker.plain("/readyz").await.0, 503);
     assert_eq!(worker.plain("/livez").await.0, 200, "a job that failed is no reason for the kubelet to kill the process");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_process_after_a_failure_tells_of_it() {
+    let failing = "CREATE TABLE t (a INT) WITH (connector = 'filesystem', path = '/nowhere/at/all', format = 'csv'); \
+                   CREATE TABLE o (a INT) WITH (connector = 'blackhole'); INSERT INTO o SELECT a FROM t";
+    let work = tempfile::tempdir().unwrap();
+    for processes in 1..=3_usize {
+        let worker = Worker::with_defaults().await;
+        worker.host.keep_exceptions_in(work.path());
+        worker.run(failing).join().unwrap();
+        let (status, reply) = worker.get("/v1/exceptions").await;
+        let failures = &reply["exceptions"][0];
+        assert_eq!((status, failures["problem"]["code"].as_str()), (200, Some("TR-3008")), "{reply}");
+        assert_eq!((failures["count"].as_u64(), failures.get("operator")), (Some(processes as u64), None), "{reply}");
+        let occurrences = failures["occurrences"].as_array().unwrap();
+        assert_eq!(occurrences.len(), processes, "each failure is one: {reply}");
+        assert!(occurrences.iter().all(|o| o["epoch"] == 3 && o["message"].as_str().unwrap().contains("/nowhere/at/all")));
+        assert_eq!((&failures["firstMs"], &failures["atMs"]), (&occurrences[0]["firstMs"], &occurrences[processes - 1]["atMs"]));
+
+        let later = failures["atMs"].as_i64().unwrap() + 1;
+        let (_, reply) = worker.get(&format!("/v1/exceptions?since={later}")).await;
+        assert_eq!((&reply["exceptions"], &reply["truncated"]), (&json!([]), &json!(false)));
+        for bad in ["since=yesterday", "since=", "max=3", "since"] {
+            let (status, reply) = worker.get(&format!("/v1/exceptions?{bad}")).await;
+            assert_eq!((status, reply["error"]["code"].as_str()), (400, Some("TR-7015")), "{bad}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
