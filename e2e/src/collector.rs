@@ -99,7 +99,11 @@ impl Collector {
         received.spans.iter().find(|span| span.is(service, name, attributes)).cloned().with_context(|| {
             let of_service = received.spans.iter().filter(|s| s.resource.get("service.name").is_some_and(|of| of == service));
             let seen: std::collections::BTreeSet<_> = of_service.map(|s| format!("{} {:?}", s.name, s.attributes)).collect();
-            format!("no span {name} with {attributes:?} among {} of {service}: {:?}", seen.len(), seen.iter().take(40).collect::<Vec<_>>())
+            format!(
+                "no span {name} with {attributes:?} among {} of {service}: {:?}",
+                seen.len(),
+                seen.iter().take(40).collect::<Vec<_>>()
+            )
         })
     }
 
@@ -140,7 +144,8 @@ async fn serve(mut stream: TcpStream, to: Rc<RefCell<Received>>) {
             }
         }
     };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
     // Who has gone needs no answer.
     let _ = stream.write_all(head.as_bytes()).await;
     let _ = stream.shutdown().await;
@@ -198,13 +203,13 @@ fn spans(body: &[u8]) -> Result<Vec<Span>> {
 fn one(span: &Value, resource: &BTreeMap<String, String>) -> Result<Span> {
     let id = |key: &str, digits: usize| -> Result<String> {
         let text = span[key].as_str().with_context(|| format!("no {key} in {span}"))?;
-        let is_hexadecimal = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit()) && text.bytes().any(|b| b != b'0');
+        let is_hexadecimal =
+            text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit()) && text.bytes().any(|b| b != b'0');
         ensure!(is_hexadecimal, "{key} is {text:?}");
         Ok(text.to_owned())
     };
-    let time = |key: &str| -> Result<u64> {
-        Ok(span[key].as_str().with_context(|| format!("no {key} as text in {span}"))?.parse()?)
-    };
+    let time =
+        |key: &str| -> Result<u64> { Ok(span[key].as_str().with_context(|| format!("no {key} as text in {span}"))?.parse()?) };
     ensure!(time("startTimeUnixNano")? <= time("endTimeUnixNano")?, "it ends before it begins: {span}");
     Ok(Span {
         resource: resource.clone(),
@@ -276,7 +281,10 @@ mod tests {
                 let send = async |path: &str| {
                     let mut stream = TcpStream::connect(collector.address).await.unwrap();
                     let body = body(span());
-                    let head = format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+                    let head = format!(
+                        "POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
                     stream.write_all(&[head.as_bytes(), body.as_slice()].concat()).await.unwrap();
                     let mut answer = String::new();
                     stream.read_to_string(&mut answer).await.unwrap();

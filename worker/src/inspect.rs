@@ -383,7 +383,11 @@ mod tests {
         write(&mut all);
         assert_eq!(answer(&arguments).unwrap().text, "Nothing went wrong.\n");
         let problem = tiderace_crds::admin::Problem {
-            code: "TR-3008".into(), message: "the folder\nis away".into(), hint: None, line: None, column: None,
+            code: "TR-3008".into(),
+            message: "the folder\nis away".into(),
+            hint: None,
+            line: None,
+            column: None,
         };
         all.add(String::new(), problem, 1, 1_700_000_000_000);
         write(&mut all);

@@ -49,9 +49,17 @@ pub async fn exceptions_outlive_the_process(space: Space) -> Result<()> {
             Ok(one)
         })
         .await?;
-        let time = |pointer: &str| exception.pointer(pointer).and_then(Value::as_i64).with_context(|| format!("no {pointer} in {exception}"));
-        ensure!(exception.pointer("/problem/code").and_then(Value::as_str).is_some_and(|c| c.starts_with("TR-")), "it is {exception}");
-        ensure!(time("/firstMs")? == time("/occurrences/0/firstMs")? && time("/firstMs")? <= time("/atMs")?, "times of {exception}");
+        let time = |pointer: &str| {
+            exception.pointer(pointer).and_then(Value::as_i64).with_context(|| format!("no {pointer} in {exception}"))
+        };
+        ensure!(
+            exception.pointer("/problem/code").and_then(Value::as_str).is_some_and(|c| c.starts_with("TR-")),
+            "it is {exception}"
+        );
+        ensure!(
+            time("/firstMs")? == time("/occurrences/0/firstMs")? && time("/firstMs")? <= time("/atMs")?,
+            "times of {exception}"
+        );
         if processes == 2 {
             ensure!(time("/firstMs")? < time("/atMs")?, "both at the same time: {exception}");
             let page = job.exec(&["inspect", "exceptions", tiderace_crds::admin::WORK_DIRECTORY]).await?;

@@ -229,7 +229,8 @@ pub async fn io_uring_by_seccomp_profile(space: Space) -> Result<()> {
             cluster.on_node(&node.name_any(), &["install", "-D", "-m", "0644", &file, &to]).await?;
         }
     }
-    let of_profile = |name: &str, profile: &str| with(manifest(name, &endless(1)), "/seccomp", json!({"localhostProfile": profile}));
+    let of_profile =
+        |name: &str, profile: &str| with(manifest(name, &endless(1)), "/seccomp", json!({"localhostProfile": profile}));
     let allowed = Job::apply(&space, &of_profile("allowed", ALLOWED)).await?;
     let refused = Job::apply(&space, &of_profile("refused", REFUSED)).await?;
     let usual = Job::apply(&space, &manifest("usual", &endless(1))).await?;
@@ -245,7 +246,8 @@ pub async fn io_uring_by_seccomp_profile(space: Space) -> Result<()> {
     // The runtime's own profile: containerd refuses io_uring since 2.0.
     let node = usual.worker().await?.spec.and_then(|s| s.node_name).context("no node")?;
     let node = nodes.iter().find(|n| n.name_any() == node).context("an unknown node")?;
-    let runtime = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.container_runtime_version.clone()).unwrap_or_default();
+    let runtime =
+        node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.container_runtime_version.clone()).unwrap_or_default();
     let version = runtime.strip_prefix("containerd://").with_context(|| format!("the runtime is {runtime:?}"))?;
     let major: u32 = version.split('.').next().unwrap_or_default().trim_start_matches('v').parse()?;
     let expected = if major < 2 { "io_uring" } else { "threads" };

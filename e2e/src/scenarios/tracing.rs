@@ -65,7 +65,9 @@ async fn watch(space: &Space, collector: Collector) -> Result<()> {
     span(&collector, OPERATOR, "reconcile", &ready).await?;
 
     let plan = span(&collector, WORKER, "plan", &[("job", "traced"), ("epoch", "1")]).await?;
-    for (key, value) in [("k8s.namespace.name", space.name()), ("service.instance.id", "traced-0"), ("tiderace.deploy_epoch", "1")] {
+    for (key, value) in
+        [("k8s.namespace.name", space.name()), ("service.instance.id", "traced-0"), ("tiderace.deploy_epoch", "1")]
+    {
         ensure!(plan.resource.get(key).map(String::as_str) == Some(value), "the worker's resource is {:?}", plan.resource);
     }
     span(&collector, WORKER, "open", &[("job", "traced"), ("epoch", "1")]).await?;
@@ -88,7 +90,8 @@ async fn watch(space: &Space, collector: Collector) -> Result<()> {
     job.patch(json!({"state": "Running"})).await?;
     job.ready("Running").await?;
     job.writes_on().await?;
-    let variables = job.worker().await?.spec.and_then(|s| s.containers.into_iter().next()).and_then(|c| c.env).unwrap_or_default();
+    let variables =
+        job.worker().await?.spec.and_then(|s| s.containers.into_iter().next()).and_then(|c| c.env).unwrap_or_default();
     ensure!(
         variables.iter().any(|v| serde_json::to_value(v).is_ok_and(|v| v["name"] == Value::from("TIDERACE_OTLP_ENDPOINT"))),
         "the worker that found no collector wasn't told of one"

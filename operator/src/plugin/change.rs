@@ -73,8 +73,15 @@ async fn change(
         let status = job.status.clone().unwrap_or_default();
         let find = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True");
         let is_seen = status.observed_generation >= generation && is_acted_on(&job) && status.operation.is_none();
-        if is_seen && find("Reconciling").is_none() && find("Ready").is_some() {
-            writeln!(out, "{namespace}/{name}: {word}")?;
+        if is_seen
+            && find("Reconciling").is_none()
+            && let Some(ready) = find("Ready")
+        {
+            // A job that has finished is as it should be, and neither runs nor is suspended.
+            match ready.reason.as_str() {
+                "Finished" => writeln!(out, "{namespace}/{name}: has finished: {}", ready.message)?,
+                _ => writeln!(out, "{namespace}/{name}: {word}")?,
+            }
             return Ok(Outcome::Done);
         }
         if let Some(stalled) = find("Stalled").filter(|_| is_seen) {
