@@ -220,7 +220,7 @@ pub struct Exception {
     pub problem: Problem,
     /// How often it came: rows, or failures of the job. A restart of the process doesn't begin anew.
     pub count: u64,
-    /// The last occurrences, the newest last, at most [`OCCURRENCES_MAX`]. Each failure of the job is one; refused rows within
+    /// The last occurrences, the newest last, at most [`OCCURRENCES_MAX`]. Each failure of the job is one; refused rows of a process within
     /// [`OCCURRENCE_SPAN_MS`] are one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub occurrences: Vec<Occurrence>,

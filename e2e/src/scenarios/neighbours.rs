@@ -112,8 +112,8 @@ pub async fn webhook_by_cert_manager(space: Space) -> Result<()> {
                 "metadata": {"name": certificate["spec"]["secretName"], "namespace": install::OPERATOR_NAMESPACE},
                 "stringData": {"tls.crt": chain, "tls.key": key, "ca.crt": authority},
             });
-            cluster
-                .run_with_input(&["kubectl", "apply", "--server-side", "--force-conflicts", "-f", "-"], secret.to_string())
+            let apply = ["kubectl", "apply", "--server-side", "--force-conflicts", "-f", "-"];
+            until("the Secret is written", secs(60), async || cluster.run_with_input(&apply, secret.to_string()).await.map(drop))
                 .await?;
             let inject = certificate.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
             anyhow::Ok((authority, inject))

@@ -65,7 +65,7 @@ pub async fn plugin_commands(space: Space) -> Result<()> {
     has(&printed(&space, &["status", "steady"], None, 0).await?, &["Ready", "Running", "steady-0"])?;
     has(&printed(&space, &["top", "steady"], None, 0).await?, &["steady"])?;
     has(&printed(&space, &["explain", "steady"], None, 0).await?, &["numbers", "out"])?;
-    has(&printed(&space, &["logs", "steady"], None, 0).await?, &["row> +I[1]"])?;
+    has(&printed(&space, &["logs", "steady", "--tail", "100000"], None, 0).await?, &["row> +I[1]"])?;
 
     let good = manifest("new", &endless(1)).to_string();
     has(&printed(&space, &["check", "-f", "-"], Some(good), 0).await?, &["new"])?;

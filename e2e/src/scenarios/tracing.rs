@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::collector::{Collector, Span};
 use crate::install;
@@ -93,7 +93,7 @@ async fn watch(space: &Space, collector: Collector) -> Result<()> {
     let variables =
         job.worker().await?.spec.and_then(|s| s.containers.into_iter().next()).and_then(|c| c.env).unwrap_or_default();
     ensure!(
-        variables.iter().any(|v| serde_json::to_value(v).is_ok_and(|v| v["name"] == Value::from("TIDERACE_OTLP_ENDPOINT"))),
+        variables.iter().any(|v| serde_json::to_value(v).is_ok_and(|v| v["name"] == "TIDERACE_OTLP_ENDPOINT")),
         "the worker that found no collector wasn't told of one"
     );
     Ok(())

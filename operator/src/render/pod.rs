@@ -128,11 +128,7 @@ pub(super) fn check_template(plan: &Plan<'_>) -> Value {
         "name": "check",
         "image": plan.image,
         "args": ["check", "--format", "json", "--termination-log", "/dev/termination-log", JOB_DIRECTORY],
-        // No limit of CPU: it plans as fast as there is room, and ends.
-        "resources": {
-            "requests": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "16Mi"},
-            "limits": {"memory": "512Mi", "ephemeral-storage": "128Mi"},
-        },
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "volumeMounts": [
             {"name": "job", "mountPath": JOB_DIRECTORY, "readOnly": true},
             {"name": "tmp", "mountPath": "/tmp"},

@@ -1,7 +1,7 @@
 //! What went wrong in a job: by cause, with the last times that each came up. Kept in the working directory, so that the process that was started
 //! after a failure still tells of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub(crate) struct Exceptions {
     entries: VecDeque<Exception>,
     /// Whether a cause had to make room.
     truncated: bool,
+    /// Causes whose last occurrence is this process's own, by operator and code: one of a process before goes on no more.
+    own: BTreeSet<(Option<String>, String)>,
     /// Rows refused so far, by node and code.
     seen: BTreeMap<(String, Code), u64>,
     /// Since this process was started.
@@ -110,6 +112,7 @@ impl Exceptions {
             }
         };
         let now = std::mem::take(&mut self.entries);
+        self.own.clear();
         self.truncated |= before.truncated;
         self.entries.extend(before.exceptions);
         while self.entries.len() > EXCEPTIONS_MAX {
@@ -176,10 +179,10 @@ impl Exceptions {
         entry.problem = problem;
         entry.count = entry.count.saturating_add(count);
         let epoch = self.epoch;
+        let is_own = !self.own.insert((operator.clone(), entry.problem.code.clone()));
         // Rows come in crowds; each failure of the job is one to look at.
-        let goes_on = |last: &&mut Occurrence| {
-            operator.is_some() && last.epoch == epoch && now_ms.saturating_sub(last.first_ms) < OCCURRENCE_SPAN_MS
-        };
+        let goes_on =
+            |last: &&mut Occurrence| operator.is_some() && is_own && now_ms.saturating_sub(last.first_ms) < OCCURRENCE_SPAN_MS;
         match entry.occurrences.last_mut().filter(goes_on) {
             Some(last) => {
                 last.at_ms = now_ms;
@@ -398,6 +401,13 @@ mod tests {
         all.to_write(true, 20, redact).unwrap().write().unwrap();
         let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert!(!text.contains("hunter2"), "{text}");
+
+        let mut same_epoch = Exceptions::new(3);
+        same_epoch.keep_in(folder.path(), "orders");
+        same_epoch.add("t".into(), problem("TR-3105", "bad"), 1, 21);
+        same_epoch.add("t".into(), problem("TR-3105", "bad"), 1, 22);
+        let counts: Vec<_> = list(&same_epoch)[1].occurrences.iter().map(|o| o.count).collect();
+        assert_eq!(counts, [4, 2], "a process that was started anew in the same minute");
 
         let mut next = Exceptions::new(4);
         next.add(String::new(), problem("TR-3008", "again"), 1, 30);
