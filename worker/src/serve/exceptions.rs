@@ -370,7 +370,7 @@ mod tests {
         let newest = list(&all).pop().unwrap();
         assert_eq!((newest.operator.as_deref(), newest.count), (Some("node5"), 2), "what comes again is the newest");
         assert!(newest.problem.message.len() <= MESSAGE_BYTES_MAX, "a long message is cut");
-        assert!(newest.occurrences[1].message.len() <= OCCURRENCE_MESSAGE_BYTES_MAX);
+        assert!(newest.occurrences[0].message.len() <= OCCURRENCE_MESSAGE_BYTES_MAX);
     }
 
     #[test]
