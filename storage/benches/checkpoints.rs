@@ -1,6 +1,7 @@
 //! What checkpoints cost those who go on working, and how long recovery takes.
 //!
-//! `cargo bench -p tiderace-storage --bench checkpoints -- [--part shard,pages,kv,recovery] [--keys N] [--threads 1,2,12] [--seconds S] [--every S]`
+//! `cargo bench -p tiderace-storage --bench checkpoints -- [--part shard,pages,kv,recovery] [--keys N] [--threads 1,2,12] [--seconds S] [--every S]
+//! [--devices io_uring,io_uring+direct,threads]`
 //!
 //! Times of a shard's calls are given twice: as the clock has them, and as CPU time of the thread, which has no part of what others did on
 //! the same core (asking that clock is part of it). Percentiles are of single calls; `max` is the longest of all.
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tiderace_storage::{
-    CaptureKind, CapturedBlock, Checkpoints, Entry, FileDevice, KeyBatch, KvKeys, KvOptions, KvSlot, OpenAt, Shard, ShardOptions,
-    ShardedKv, StoreOptions, TableId, TableLayout,
+    CaptureKind, CapturedBlock, Checkpoints, Device, DeviceOptions, Entry, FileDevice, KeyBatch, KvKeys, KvOptions, KvSlot,
+    OpenAt, Shard, ShardOptions, ShardedKv, StoreOptions, TableId, TableLayout, open_device_with,
 };
 
 const BATCH: usize = 256;
@@ -197,23 +198,20 @@ enum Message {
     End(u64),
 }
 
-/// A shard whose pages are its checkpoints.
-fn pages_part(keys: u64, seconds: f64, every: f64) {
+/// A shard on `device` whose pages are its checkpoints, opened at the newest.
+fn open_pages(device: Box<dyn Device + Send>) -> Shard {
+    let options = ShardOptions { budget_bytes: 4 << 30 };
+    Shard::open(options, TableLayout::for_device(), device, StoreOptions::default(), 2, OpenAt::Newest).unwrap().0
+}
+
+/// A shard whose pages are its checkpoints; `device` as `io_uring+direct`, or `threads`.
+fn pages_part(device: &str, keys: u64, seconds: f64, every: f64) {
     let directory = tempfile::tempdir().unwrap();
-    let open = || {
-        let device = Box::new(FileDevice::open(directory.path()).unwrap());
-        Shard::open(
-            ShardOptions { budget_bytes: 4 << 30 },
-            TableLayout::for_device(),
-            device,
-            StoreOptions::default(),
-            2,
-            OpenAt::Newest,
-        )
-        .unwrap()
-        .0
-    };
-    let mut shard = open();
+    let wanted =
+        DeviceOptions { io_uring: device.contains("io_uring"), direct_io: device.contains("direct"), ..DeviceOptions::default() };
+    let opened = open_device_with(directory.path(), &wanted).unwrap();
+    let (backend, direct_io) = (opened.backend.clone(), opened.direct_io.clone());
+    let mut shard = open_pages(opened.device);
     let mut rows = Rows::new();
     fill(&mut shard, &mut rows, keys);
     let without = work(&mut shard, &mut rows, keys, seconds, |s| s.maintain().unwrap());
@@ -231,7 +229,7 @@ fn pages_part(keys: u64, seconds: f64, every: f64) {
         }
     });
     println!(
-        "shard with pages, {keys} keys of 8 B with values of 8 B, updates in batches of {BATCH}, a fold-over each {every} s"
+        "shard with pages, {keys} keys of 8 B with values of 8 B, updates in batches of {BATCH}, a fold-over each {every} s, {backend:?}, {direct_io:?}"
     );
     println!(
         "  updates: {:.2} M/s of CPU without, {:.2} M/s with ({:+.1} %)",
@@ -368,19 +366,7 @@ fn recovery_part(keys: u64) {
         });
     }
     let directory = tempfile::tempdir().unwrap();
-    let open = || {
-        let device = Box::new(FileDevice::open(directory.path()).unwrap());
-        Shard::open(
-            ShardOptions { budget_bytes: 4 << 30 },
-            TableLayout::for_device(),
-            device,
-            StoreOptions::default(),
-            2,
-            OpenAt::Newest,
-        )
-        .unwrap()
-        .0
-    };
+    let open = || open_pages(Box::new(FileDevice::open(directory.path()).unwrap()));
     let mut shard = open();
     fill(&mut shard, &mut Rows::new(), keys);
     shard.checkpoint_now(1, b"").unwrap();
@@ -410,12 +396,13 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let seconds = numbers(&arguments, "--seconds", vec![10.0])[0];
     let every = numbers(&arguments, "--every", vec![10.0])[0];
+    let devices = numbers(&arguments, "--devices", ["io_uring", "io_uring+direct", "threads"].map(str::to_owned).to_vec());
     let parts = numbers(&arguments, "--part", ["shard", "pages", "kv", "recovery"].map(str::to_owned).to_vec());
     for keys in numbers(&arguments, "--keys", vec![10_000_000_u64]) {
         for part in &parts {
             match part.as_str() {
                 "shard" => shard_part(keys, seconds, every),
-                "pages" => pages_part(keys, seconds, every),
+                "pages" => devices.iter().for_each(|device| pages_part(device, keys, seconds, every)),
                 "kv" => numbers(&arguments, "--threads", vec![2, 12]).into_iter().for_each(|t| kv_part(keys, t, seconds, every)),
                 "recovery" => recovery_part(keys),
                 other => println!("no part is named {other}"),

@@ -1,7 +1,7 @@
 //! The concurrent store under YCSB's workloads, beside a plain hash map in the same run; and the log under appends of 100 bytes.
 //!
-//! `cargo bench -p tiderace-storage --bench ycsb -- [--keys N,N] [--seconds S] [--threads 1,2] [--values 8,100] [--part owner,kv,disk,log]
-//! [--disk-mib 256] [--devices io_uring,io_uring+direct,threads,threads+direct]`
+//! `cargo bench -p tiderace-storage --bench ycsb -- [--keys N,N] [--seconds S] [--threads 1,2] [--values 8,100] [--part pairs,owner,kv,disk,log]
+//! [--rounds 9] [--disk-mib 256] [--devices io_uring,io_uring+direct,threads,threads+direct]`
 //!
 //! Prints operations a second, and percentiles of what one call takes: of one operation, or of a batch divided by its length where a column
 //! says so. Latencies are taken of one call in 64 (of all batches), the clock's own time is part of them.
@@ -11,6 +11,8 @@
 mod disk;
 #[path = "ycsb/owner.rs"]
 mod owner;
+#[path = "ycsb/pairs.rs"]
+mod pairs;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -99,7 +101,8 @@ struct Plan {
 impl Plan {
     fn new(workload: Workload, choice: Choice, keys: u64, seed: u64) -> Self {
         let mut random = Random(seed);
-        let count = 1 << 20;
+        // Beyond a million keys more are chosen, or the same million would be in the processor's cache when it comes again.
+        let count = (keys.next_power_of_two() as usize).clamp(1 << 20, 1 << 23);
         let percent = match workload {
             Workload::A | Workload::F => 50,
             Workload::B => 95,
@@ -447,7 +450,15 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let seconds = numbers(&arguments, "--seconds", vec![2.0])[0];
     let threads = numbers(&arguments, "--threads", vec![1, 2]);
-    let parts = numbers(&arguments, "--part", ["owner", "kv", "disk", "log"].map(str::to_owned).to_vec());
+    let parts = numbers(&arguments, "--part", ["pairs", "owner", "kv", "disk", "log"].map(str::to_owned).to_vec());
+    if parts.iter().any(|p| p == "pairs") {
+        let rounds = numbers(&arguments, "--rounds", vec![9])[0];
+        for keys in numbers(&arguments, "--keys", vec![250_000, 10_000_000]) {
+            for value_bytes in numbers(&arguments, "--values", vec![8, 100]) {
+                pairs::part(keys, value_bytes, rounds);
+            }
+        }
+    }
     if parts.iter().any(|p| p == "owner") {
         for keys in numbers(&arguments, "--keys", vec![250_000, 10_000_000]) {
             for value_bytes in numbers(&arguments, "--values", vec![8, 100]) {

@@ -27,13 +27,20 @@ impl Frame {
     /// A file of `body`, whose length (of 4 bytes, which the caller has checked) is `length`.
     pub(crate) fn seal(&self, body: &[u8], length: [u8; 4]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&self.magic);
-        bytes.extend_from_slice(&self.format.to_le_bytes());
-        bytes.extend_from_slice(&length);
-        let crc = crc32c_append(crc32c(&bytes), body);
-        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&[0; HEADER_BYTES]);
         bytes.extend_from_slice(body);
+        self.seal_around(&mut bytes, length);
         bytes
+    }
+
+    /// The same of a body that stands in `bytes` already, behind room for the header.
+    pub(crate) fn seal_around(&self, bytes: &mut [u8], length: [u8; 4]) {
+        let (header, body) = bytes.split_at_mut(HEADER_BYTES);
+        header[..8].copy_from_slice(&self.magic);
+        header[8..12].copy_from_slice(&self.format.to_le_bytes());
+        header[12..16].copy_from_slice(&length);
+        let crc = crc32c_append(crc32c(&header[..16]), body);
+        header[16..].copy_from_slice(&crc.to_le_bytes());
     }
 
     /// The body in a file's bytes, or why there is none.

@@ -10,42 +10,42 @@ use twox_hash::XxHash3_64;
 
 use super::{BATCH, Choice, Outcome, Plan, Workload, cpu_seconds, measure, mix, print};
 
-const TABLE: TableId = TableId(0);
+pub(super) const TABLE: TableId = TableId(0);
 
 /// The hash of a key, as the engine has it.
-fn hash(key: &[u8]) -> u64 {
+pub(super) fn hash(key: &[u8]) -> u64 {
     XxHash3_64::oneshot(key)
 }
 
 /// Keys of a batch, gathered as an operator does from a column.
 #[derive(Default)]
-struct Keys {
+pub(super) struct Keys {
     bytes: Vec<u8>,
     offsets: Vec<u32>,
     hashes: Vec<u64>,
 }
 
 impl Keys {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.offsets.clear();
         self.offsets.push(0);
         self.hashes.clear();
     }
 
-    fn push(&mut self, key: u64) {
+    pub(super) fn push(&mut self, key: u64) {
         let key = mix(key).to_le_bytes();
         self.bytes.extend_from_slice(&key);
         self.offsets.push(self.bytes.len() as u32);
         self.hashes.push(hash(&key));
     }
 
-    fn as_batch(&self) -> KeyBatch<'_> {
+    pub(super) fn as_batch(&self) -> KeyBatch<'_> {
         KeyBatch { bytes: &self.bytes, offsets: &self.offsets, hashes: &self.hashes }
     }
 }
 
-fn load(shard: &mut Shard, keys: u64, value_bytes: usize) -> Outcome {
+pub(super) fn load(shard: &mut Shard, keys: u64, value_bytes: usize) -> Outcome {
     let (start, cpu, mut latencies) = (Instant::now(), cpu_seconds(), Histogram::new(3).unwrap());
     let (mut batch, mut entries) = (Keys::default(), Vec::new());
     let table = shard.point(TABLE, value_bytes);

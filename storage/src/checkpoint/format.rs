@@ -92,6 +92,8 @@ pub(crate) struct SectionWriter {
     /// Where the open section begins, and what it is of.
     section: Option<(usize, TableId, SectionKind)>,
     count: u32,
+    /// How long the payload before was: the next is given so much room at once, as it isn't copied then while it grows.
+    last_bytes: usize,
 }
 
 impl SectionWriter {
@@ -102,6 +104,9 @@ impl SectionWriter {
     /// Begins a section, even if it is to have no records.
     pub(crate) fn mark(&mut self, id: TableId, value_width: usize, kind: SectionKind) {
         self.end_section();
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(self.last_bytes);
+        }
         self.section = Some((self.bytes.len(), id, kind));
         self.bytes.extend_from_slice(&id.0.to_le_bytes());
         self.bytes.extend_from_slice(&length(value_width));
@@ -114,6 +119,19 @@ impl SectionWriter {
         if self.section.is_none_or(|(_, open, open_kind)| (open, open_kind) != (id, kind)) {
             self.mark(id, value_width, kind);
         }
+        self.count += 1;
+        if let (Ok(key), Ok(value)) = (<[u8; 8]>::try_from(key), <[u8; 8]>::try_from(value))
+            && kind != SectionKind::Ordered
+        {
+            // Most records by far: one copy, of a length that is known.
+            let mut record = [0; 32];
+            record[..8].copy_from_slice(&hash.to_le_bytes());
+            (record[8], record[12]) = (8, 8);
+            record[16..24].copy_from_slice(&key);
+            record[24..].copy_from_slice(&value);
+            self.bytes.extend_from_slice(&record);
+            return;
+        }
         let mut header = [0; 16];
         header[..8].copy_from_slice(&hash.to_le_bytes());
         header[8..12].copy_from_slice(&length(key.len()));
@@ -121,7 +139,6 @@ impl SectionWriter {
         self.bytes.extend_from_slice(if kind == SectionKind::Ordered { &header[8..] } else { &header });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        self.count += 1;
     }
 
     fn end_section(&mut self) {
@@ -134,6 +151,7 @@ impl SectionWriter {
     /// The payload; the writer is empty again.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         self.end_section();
+        self.last_bytes = self.bytes.len();
         std::mem::take(&mut self.bytes)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, FlockOperation, flock, unlinkat};
 
 use super::direct;
 use super::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
@@ -24,7 +24,7 @@ const OPEN_FILES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct FileDevice {
     directory: PathBuf,
-    directory_file: File,
+    directory_file: Arc<File>,
     _lock: File,
     files: HashMap<FileName, Arc<File>>,
     /// The same files, opened to go around the system's cache.
@@ -56,7 +56,7 @@ impl FileDevice {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(DeviceError::Locked { directory: directory.display().to_string() }),
             Err(errno) => return Err(failed(&errno.into())),
         }
-        let directory_file = File::open(directory).map_err(|e| failed(&e))?;
+        let directory_file = Arc::new(File::open(directory).map_err(|e| failed(&e))?);
         Ok(Self {
             directory: directory.to_owned(),
             directory_file,
@@ -113,13 +113,20 @@ impl FileDevice {
         Ok(open)
     }
 
-    /// The file of a read, write or sync, opened in the way that suits it.
+    /// The file of a read, write or sync, opened in the way that suits it; the directory of its sync and of a removal. What is to be removed
+    /// isn't known any more.
     pub(super) fn open_for(&mut self, op: &DeviceOp) -> io::Result<OpenFile> {
         let (name, offset, len) = match op {
+            DeviceOp::SyncDir => return Ok(OpenFile { file: Arc::clone(&self.directory_file), direct: None }),
+            DeviceOp::Remove { file } => {
+                self.files.remove(file);
+                self.direct_files.remove(file);
+                return Ok(OpenFile { file: Arc::clone(&self.directory_file), direct: None });
+            }
             DeviceOp::Write { file, offset, data } | DeviceOp::WriteSync { file, offset, data } => (file, *offset, data.len()),
             DeviceOp::Read { file, offset, len } => (file, *offset, *len),
             DeviceOp::Sync { file } => (file, 0, 0),
-            _ => unreachable!("asked for reads, writes and syncs alone"),
+            _ => unreachable!("asked for operations on open files alone"),
         };
         let file = self.file(name)?;
         let mut direct = None;
@@ -142,10 +149,12 @@ impl FileDevice {
                 let open = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(file))?;
                 keep_open(&mut self.files, file, Arc::new(open));
             }
-            DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } | DeviceOp::Read { .. } | DeviceOp::Sync { .. } => {
-                return perform_on(&self.open_for(op)?, op);
-            }
-            DeviceOp::SyncDir => self.directory_file.sync_all()?,
+            DeviceOp::Write { .. }
+            | DeviceOp::WriteSync { .. }
+            | DeviceOp::Read { .. }
+            | DeviceOp::Sync { .. }
+            | DeviceOp::SyncDir
+            | DeviceOp::Remove { .. } => return perform_on(&self.open_for(op)?, op),
             DeviceOp::Allocate { file, len } => {
                 let file = self.file(file)?;
                 let mut at = file.metadata()?.len();
@@ -165,11 +174,6 @@ impl FileDevice {
                         files.insert(to.clone(), open);
                     }
                 }
-            }
-            DeviceOp::Remove { file } => {
-                self.files.remove(file);
-                self.direct_files.remove(file);
-                fs::remove_file(self.path(file))?;
             }
             DeviceOp::List => {
                 let mut files = Vec::new();
@@ -197,7 +201,7 @@ fn keep_open(files: &mut HashMap<FileName, Arc<File>>, name: &FileName, file: Ar
     files.insert(name.clone(), file);
 }
 
-/// Does a read, write or sync. What can't go around the cache after all goes through it.
+/// Does an operation for which [`FileDevice::open_for`] has opened a file. What can't go around the cache after all goes through it.
 pub(super) fn perform_on(open: &OpenFile, op: &DeviceOp) -> io::Result<Done> {
     match op {
         DeviceOp::Write { offset, data, .. } => write_all(open, data, *offset)?,
@@ -207,7 +211,9 @@ pub(super) fn perform_on(open: &OpenFile, op: &DeviceOp) -> io::Result<Done> {
         }
         DeviceOp::Read { offset, len, .. } => return read_up_to(open, *offset, *len).map(Done::Data),
         DeviceOp::Sync { .. } => open.file.sync_data()?,
-        _ => unreachable!("asked for reads, writes and syncs alone"),
+        DeviceOp::SyncDir => open.file.sync_all()?,
+        DeviceOp::Remove { file } => unlinkat(&*open.file, file.as_str(), AtFlags::empty())?,
+        _ => unreachable!("asked for operations on open files alone"),
     }
     Ok(Done::Nothing)
 }

@@ -100,9 +100,13 @@ impl Device for ThreadsDevice {
     fn submit(&mut self, op: DeviceOp) -> Token {
         let token = self.files.token();
         let file = match &op {
-            DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } | DeviceOp::Read { .. } | DeviceOp::Sync { .. } => {
-                Some(self.files.open_for(&op))
-            }
+            // What may take long: of a removal it is giving back the file's space, and its pages of the system's cache.
+            DeviceOp::Write { .. }
+            | DeviceOp::WriteSync { .. }
+            | DeviceOp::Read { .. }
+            | DeviceOp::Sync { .. }
+            | DeviceOp::SyncDir
+            | DeviceOp::Remove { .. } => Some(self.files.open_for(&op)),
             _ => None,
         };
         let result = match file {

@@ -1,5 +1,6 @@
-//! A directory by io_uring: reads, writes and syncs go through a ring of the device's own, everything else by plain calls.
+//! A directory by io_uring: reads, writes, syncs and removals go through a ring of the device's own, everything else by plain calls.
 
+use std::ffi::CString;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -51,7 +52,13 @@ impl UringDevice {
                 let write = RingOp::Write { data, offset, sync: true };
                 Ok((write, DeviceOp::WriteSync { file, offset, data: Vec::new() }))
             }
-            DeviceOp::Sync { file } => Ok((RingOp::Sync, DeviceOp::Sync { file })),
+            DeviceOp::Sync { file } => Ok((RingOp::Sync { with_metadata: false }, DeviceOp::Sync { file })),
+            DeviceOp::SyncDir => Ok((RingOp::Sync { with_metadata: true }, DeviceOp::SyncDir)),
+            DeviceOp::Remove { file } => match CString::new(file.as_str()) {
+                Ok(name) => Ok((RingOp::Remove { name }, DeviceOp::Remove { file })),
+                // No file has such a name, as the plain call will say.
+                Err(_) => Err(DeviceOp::Remove { file }),
+            },
             DeviceOp::Read { file, offset, len } => {
                 // Never more memory than the file has bytes, whatever length was asked for.
                 let rest = open.file.metadata().map_or(0, |m| m.len().saturating_sub(offset));
@@ -97,7 +104,7 @@ impl UringDevice {
                 // A short read: the file ends earlier by now, or the kernel felt like it. The plain call goes on to the end.
                 _ => perform_on(&through_cache, op).map_err(|e| failed(&e)),
             },
-            RingOp::Sync => ended.result.map(|_| Done::Nothing).map_err(|e| failed(&e)),
+            RingOp::Sync { .. } | RingOp::Remove { .. } => ended.result.map(|_| Done::Nothing).map_err(|e| failed(&e)),
         }
     }
 }
@@ -110,7 +117,16 @@ fn fits(bytes: usize) -> bool {
 impl Device for UringDevice {
     fn submit(&mut self, op: DeviceOp) -> Token {
         let token = self.files.token();
-        if !matches!(op, DeviceOp::Write { .. } | DeviceOp::WriteSync { .. } | DeviceOp::Read { .. } | DeviceOp::Sync { .. }) {
+        let on_open_file = matches!(
+            op,
+            DeviceOp::Write { .. }
+                | DeviceOp::WriteSync { .. }
+                | DeviceOp::Read { .. }
+                | DeviceOp::Sync { .. }
+                | DeviceOp::SyncDir
+                | DeviceOp::Remove { .. }
+        );
+        if !on_open_file {
             let result = self.files.perform(&op);
             self.files.complete(token, result);
             return token;
@@ -130,7 +146,7 @@ impl Device for UringDevice {
                         self.ops.insert(token.0, (rest, open));
                         return token;
                     }
-                    // The ring is full.
+                    // The ring is full, or can't do that.
                     Err(back) => match (back, rest) {
                         (RingOp::Write { data, .. }, DeviceOp::Write { file, offset, .. }) => {
                             DeviceOp::Write { file, offset, data }

@@ -60,13 +60,21 @@ impl Shared {
     }
 
     pub(super) fn append(&self, payloads: &[&[u8]]) -> Result<Lsn, LogError> {
-        let mut inner = self.lock()?;
+        self.append_or_durable(payloads).map_err(|(error, _)| error)
+    }
+
+    /// With an error, what was durable at that very moment.
+    fn append_or_durable(&self, payloads: &[&[u8]]) -> Result<Lsn, (LogError, Lsn)> {
+        let mut inner = self.lock().map_err(|e| (e, Lsn(0)))?;
         let is_first = inner.core.writer().due_us().is_none();
         if is_first {
             // From now on counts how long it may wait.
             inner.core.set_now(self.now_us());
         }
-        let lsn = inner.core.append(payloads)?;
+        let lsn = match inner.core.append(payloads) {
+            Ok(lsn) => lsn,
+            Err(error) => return Err((error, inner.core.writer().durable())),
+        };
         if is_first || inner.core.writer().pending_bytes() >= inner.core.writer().commit_bytes() {
             self.wake(&mut inner);
         }
@@ -77,9 +85,8 @@ impl Shared {
     pub(super) fn append_or_wait(&self, payloads: &[&[u8]], timeout: Duration) -> Result<Lsn, LogError> {
         let start = Instant::now();
         loop {
-            let durable = self.lock()?.core.writer().durable();
-            match self.append(payloads) {
-                Err(full @ LogError::Full { .. }) => {
+            match self.append_or_durable(payloads) {
+                Err((full @ LogError::Full { .. }, durable)) => {
                     self.commit()?;
                     let left = timeout.saturating_sub(start.elapsed());
                     if left.is_zero() {
@@ -87,7 +94,7 @@ impl Shared {
                     }
                     self.wait_progress(durable, left)?;
                 }
-                other => return other,
+                other => return other.map_err(|(error, _)| error),
             }
         }
     }

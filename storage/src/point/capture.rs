@@ -14,6 +14,7 @@
 
 use super::log::{HEADER_BYTES, LIVE, Lengths, Log, RECORD_BYTES_MIN};
 use super::pending::parts;
+use super::pieces::{Queue, Stack};
 use crate::bugs::{self, Bug};
 
 /// The bits of the two intervals.
@@ -44,25 +45,22 @@ impl Noted {
 
 /// Keys that were removed: hash (8), key bytes (4), key.
 #[derive(Debug, Default)]
-struct Removals {
-    bytes: Vec<u8>,
-    at: usize,
-}
+struct Removals(Queue);
 
 impl Removals {
     fn push(&mut self, hash: u64, key: &[u8]) {
-        self.bytes.extend_from_slice(&hash.to_ne_bytes());
-        self.bytes.extend_from_slice(&u32::try_from(key.len()).expect("a key is shorter than 64 MiB").to_ne_bytes());
-        self.bytes.extend_from_slice(key);
+        let len = u32::try_from(key.len()).expect("a key is shorter than 64 MiB");
+        self.0.push(&[&hash.to_ne_bytes(), &len.to_ne_bytes(), key]);
     }
 
-    fn pop(&mut self) -> Option<(u64, &[u8])> {
-        let header = self.bytes.get(self.at..self.at + 12)?;
+    /// Tells `f` the next one; its key's length, or `None` when there is none.
+    fn pop(&mut self, f: impl FnOnce(u64, &[u8])) -> Option<usize> {
+        let (header, rest) = self.0.front().split_first_chunk::<12>()?;
         let hash = u64::from_ne_bytes(header[..8].try_into().expect("eight bytes"));
         let len = u32::from_ne_bytes(header[8..].try_into().expect("four bytes")) as usize;
-        let from = self.at + 12;
-        self.at = from + len;
-        Some((hash, &self.bytes[from..self.at]))
+        f(hash, &rest[..len]);
+        self.0.take(12 + len);
+        Some(len)
     }
 }
 
@@ -70,13 +68,40 @@ impl Removals {
 #[derive(Debug)]
 pub(super) struct Track {
     /// Of the interval that runs.
-    changed: Vec<Noted>,
+    changed: Stack<Noted>,
     removed: Removals,
+    /// Lists that are of no use any more; they are freed piece by piece.
+    stale: Stale,
     /// The table was cleared since the last cut.
     is_cleared: bool,
     /// More was changed than is listed.
     is_overflowed: bool,
     capture: Option<Box<Capture>>,
+}
+
+#[derive(Debug, Default)]
+struct Stale {
+    changed: Stack<Noted>,
+    removed: Removals,
+}
+
+impl Stale {
+    /// Frees one piece.
+    fn free_piece(&mut self) {
+        let _ = self.changed.free_piece() || self.removed.0.free_piece();
+    }
+}
+
+impl Track {
+    fn new(capture: Option<Box<Capture>>, stale: Stale) -> Self {
+        Self { changed: Stack::default(), removed: Removals::default(), stale, is_cleared: false, is_overflowed: false, capture }
+    }
+
+    /// Gives the lists of the interval up.
+    fn forget_lists(&mut self) {
+        // What was stale before is the lists of an earlier interval, or of one that was cleared: there is seldom anything.
+        self.stale = Stale { changed: std::mem::take(&mut self.changed), removed: std::mem::take(&mut self.removed) };
+    }
 }
 
 #[derive(Debug)]
@@ -86,12 +111,11 @@ struct Capture {
     below: u64,
     /// Where the walk over pages is: slot and offset.
     cursor: (usize, usize),
-    changed: Vec<Noted>,
+    changed: Stack<Noted>,
     removed: Removals,
     is_cleared: bool,
-    /// Old images of records that were changed after the cut, whole records one behind the other, and how far they were taken.
-    saved: Vec<u8>,
-    saved_at: usize,
+    /// Old images of records that were changed after the cut: whole records.
+    saved: Queue,
     /// The pages, when the table was cleared after the cut.
     cleared: Option<Box<Log>>,
 }
@@ -141,28 +165,24 @@ impl Log {
             is_whole: wants_whole || before.as_ref().is_none_or(|t| t.is_overflowed),
             below: self.next_number,
             cursor: (0, 0),
-            changed: Vec::new(),
+            changed: Stack::default(),
             removed: Removals::default(),
             is_cleared: false,
-            saved: Vec::new(),
-            saved_at: 0,
+            saved: Queue::default(),
             cleared: None,
         };
-        if let Some(before) = before
-            && !capture.is_whole
-        {
-            (capture.changed, capture.removed, capture.is_cleared) = (before.changed, before.removed, before.is_cleared);
+        let mut stale = Stale::default();
+        if let Some(mut before) = before {
+            stale = std::mem::take(&mut before.stale);
+            if !capture.is_whole {
+                (capture.changed, capture.removed, capture.is_cleared) = (before.changed, before.removed, before.is_cleared);
+            } else if !before.is_overflowed {
+                stale = Stale { changed: before.changed, removed: before.removed };
+            }
         }
         let is_whole = capture.is_whole;
         self.touch = if self.touch == CHANGED_EVEN { CHANGED_ODD } else { CHANGED_EVEN };
-        let track = Track {
-            changed: Vec::new(),
-            removed: Removals::default(),
-            is_cleared: false,
-            is_overflowed: false,
-            capture: Some(Box::new(capture)),
-        };
-        self.track = Some(Box::new(track));
+        self.track = Some(Box::new(Track::new(Some(Box::new(capture)), stale)));
         is_whole
     }
 
@@ -175,28 +195,18 @@ impl Log {
     pub(super) fn track_changes(&mut self) {
         debug_assert!(self.pages.is_empty() && self.track.is_none());
         self.touch = CHANGED_EVEN;
-        self.track = Some(Box::new(Track {
-            changed: Vec::new(),
-            removed: Removals::default(),
-            is_cleared: false,
-            is_overflowed: false,
-            capture: None,
-        }));
+        self.track = Some(Box::new(Track::new(None, Stale::default())));
     }
 
     /// Memory of lists and of old images.
     pub(super) fn track_bytes(&self) -> usize {
-        let removals = |r: &Removals| r.bytes.capacity();
+        let lists = |changed: &Stack<Noted>, removed: &Removals| changed.allocated_bytes() + removed.0.allocated_bytes();
         let of = |t: &Track| {
             let capture = t.capture.as_ref().map_or(0, |c| {
                 let cleared = c.cleared.as_ref().map_or(0, |l| l.allocated_bytes());
-                size_of::<Capture>()
-                    + c.changed.capacity() * size_of::<Noted>()
-                    + removals(&c.removed)
-                    + c.saved.capacity()
-                    + cleared
+                size_of::<Capture>() + lists(&c.changed, &c.removed) + c.saved.allocated_bytes() + cleared
             });
-            size_of::<Track>() + t.changed.capacity() * size_of::<Noted>() + removals(&t.removed) + capture
+            size_of::<Track>() + lists(&t.changed, &t.removed) + lists(&t.stale.changed, &t.stale.removed) + capture
         };
         self.track.as_deref().map_or(0, of)
     }
@@ -211,15 +221,15 @@ impl Log {
         if let Some(capture) = &mut track.capture
             && capture.wants(word, self.touch, place, number)
         {
-            let saved = capture.saved.len();
-            capture.saved.extend_from_slice(self.record(address));
+            let saved = capture.saved.push(&[self.record(address)]);
             // What is saved is of the cut; which bits it had says nothing any more.
-            Self::set_word(&mut capture.saved, saved, word & !CHANGED);
+            Self::set_word(saved, 0, word & !CHANGED);
             self.set_flags(address, word & !(CHANGED ^ self.touch));
         }
     }
 
     fn list_change(&mut self, track: &mut Track, address: u64) {
+        track.stale.free_piece();
         if track.is_overflowed {
             return;
         }
@@ -227,7 +237,7 @@ impl Log {
         track.changed.push(Noted::new(address, number));
         if track.changed.len() > LISTED_MIN + self.live_bytes / BYTES_A_LISTED || number >> 56 != 0 {
             track.is_overflowed = true;
-            (track.changed, track.removed) = (Vec::new(), Removals::default());
+            track.forget_lists();
         }
     }
 
@@ -256,9 +266,9 @@ impl Log {
         if !track.is_overflowed && !bugs::is_on(Bug::ChangesForgetRemovals) {
             track.removed.push(self.hash(address), self.key(address));
             // As many bytes as the records may take are a reason to write all of these instead.
-            if track.removed.bytes.len() > LISTED_MIN * BYTES_A_LISTED + self.live_bytes {
+            if track.removed.0.len_bytes() > LISTED_MIN * BYTES_A_LISTED + self.live_bytes {
                 track.is_overflowed = true;
-                (track.changed, track.removed) = (Vec::new(), Removals::default());
+                track.forget_lists();
             }
         }
         self.track = Some(track);
@@ -291,7 +301,9 @@ impl Log {
     pub(super) fn note_clear(&mut self, mut before: Self) {
         let Some(mut track) = before.track.take() else { return };
         (self.touch, self.next_number) = (before.touch, before.next_number);
-        (track.changed, track.removed) = (Vec::new(), Removals::default());
+        if !track.is_overflowed {
+            track.forget_lists();
+        }
         (track.is_cleared, track.is_overflowed) = (true, false);
         if let Some(capture) = &mut track.capture
             && capture.cleared.is_none()
@@ -306,6 +318,7 @@ impl Log {
     /// Tells `f` some more of what is captured, until that has come to about `bytes`, which it counts down. Whether there is more.
     pub(super) fn capture_slice(&mut self, bytes: &mut usize, mut f: impl FnMut(Captured<'_>)) -> bool {
         let Some(mut track) = self.track.take() else { return false };
+        track.stale.free_piece();
         let more = match &mut track.capture {
             Some(capture) => self.slice(capture, bytes, &mut f),
             None => false,
@@ -324,25 +337,23 @@ impl Log {
             }
             capture.is_cleared = false;
         }
-        while let Some((hash, key)) = capture.removed.pop() {
-            *bytes = bytes.saturating_sub(LOOK_BYTES + key.len());
-            f(Captured::Removed { hash, key });
+        while let Some(key_bytes) = capture.removed.pop(|hash, key| f(Captured::Removed { hash, key })) {
+            *bytes = bytes.saturating_sub(LOOK_BYTES + key_bytes);
             if *bytes == 0 {
                 return true;
             }
         }
-        while let Some(lengths) = Lengths::at(&capture.saved, capture.saved_at) {
+        while let Some(lengths) = Lengths::at(capture.saved.front(), 0) {
             let size = lengths.size();
-            if let Some((hash, key, value)) = parts(&capture.saved[capture.saved_at..]) {
+            if let Some((hash, key, value)) = parts(capture.saved.front()) {
                 f(Captured::Record { hash, key, value });
             }
-            capture.saved_at += size;
+            capture.saved.take(size);
             *bytes = bytes.saturating_sub(size);
             if *bytes == 0 {
                 return true;
             }
         }
-        (capture.saved_at, capture.saved) = (0, Vec::new());
         let mut cleared = capture.cleared.take();
         let pages: &mut Self = cleared.as_deref_mut().unwrap_or(self);
         let more = if capture.is_whole { pages.walk(capture, bytes, f) } else { pages.take_listed(capture, bytes, f) };
@@ -392,7 +403,7 @@ impl Log {
         let older = CHANGED ^ self.touch;
         while let Some(noted) = capture.changed.pop() {
             // Ask for the record that comes some time later.
-            if let Some(ahead) = capture.changed.len().checked_sub(12).and_then(|at| capture.changed.get(at)) {
+            if let Some(ahead) = capture.changed.ahead(11) {
                 self.prefetch(ahead.parts().0);
             }
             let (address, number) = noted.parts();

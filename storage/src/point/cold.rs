@@ -9,7 +9,7 @@
 //! bytes stay as they were when its page was sealed, so that a page that is written later is what it was at that moment.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hashbrown::HashMap;
 
@@ -40,6 +40,14 @@ pub(crate) struct PageImage {
     pub(crate) place: FramePlace,
 }
 
+/// How far the pages of a checkpoint were told: first they are gathered, slot by slot, then told by their numbers.
+#[derive(Debug, Default)]
+struct Telling {
+    slot: usize,
+    is_gathered: bool,
+    gathered: BTreeMap<u64, FramePlace>,
+}
+
 /// What a log with a store has besides.
 #[derive(Debug)]
 pub(super) struct Cold {
@@ -63,6 +71,10 @@ pub(super) struct Cold {
     pub(super) capture_below: u64,
     /// Pages of that checkpoint whose table was cleared since.
     saved: Vec<(u64, Frame)>,
+    /// While the pages of that checkpoint are told.
+    telling: Option<Telling>,
+    /// Pages below a number that died while a checkpoint had them, from this slot on, are still to be dropped.
+    sweeping: Option<(u64, usize)>,
     /// Bytes filled in sealed pages, and those of them that are live.
     pub(super) sealed_used: usize,
     pub(super) sealed_live: usize,
@@ -90,6 +102,8 @@ impl Cold {
             forwards: HashMap::new(),
             capture_below: 0,
             saved: Vec::new(),
+            telling: None,
+            sweeping: None,
             sealed_used: 0,
             sealed_live: 0,
             next_victim: 0,
@@ -105,6 +119,7 @@ impl Cold {
         if self.capture_below > 0 {
             fresh.capture_below = self.capture_below;
             fresh.saved = std::mem::take(&mut self.saved);
+            fresh.telling = self.telling.take();
             for (frame, page) in self.frames.iter_mut().zip(pages) {
                 if page.in_use
                     && page.number < self.capture_below
@@ -179,6 +194,9 @@ impl Drop for Cold {
         }
     }
 }
+
+/// Dropping a page counts as this many steps.
+const DROP_STEPS: usize = 32;
 
 /// Stands for a record that can't be read: nobody's key.
 static UNREADABLE: [u8; 64] = [0; 64];
@@ -522,7 +540,8 @@ impl Log {
             // What a checkpoint waits for is left alone until then.
             let has_expired = now_us.is_some_and(|now_us| page.live > 0 && page.latest_stamp_us <= now_us);
             let gains = (is_wasteful && page.live < page.used / 2) || (is_scattered && page.used < page_bytes / 4);
-            if sealed && page.number >= cold.capture_below && (has_expired || gains) {
+            // One in which nothing lives waits to be dropped, after a checkpoint that had it.
+            if sealed && page.live > 0 && page.number >= cold.capture_below && (has_expired || gains) {
                 return Some((page.number, cold.next_victim));
             }
         }
@@ -556,31 +575,79 @@ impl Log {
         cold.unwritten.front().is_some_and(|(number, _)| *number < cold.capture_below).then_some(bytes)
     }
 
-    /// The pages of the checkpoint; from now on dead ones among them are dropped again.
-    pub(super) fn end_capture(&mut self) -> Vec<PageImage> {
-        let Some(cold) = &mut self.cold else { return Vec::new() };
+    /// How many pages the checkpoint has at most.
+    pub(super) fn captured_pages_max(&self) -> usize {
+        self.pages.len() + self.cold.as_ref().map_or(0, |c| c.saved.len())
+    }
+
+    /// Tells `f` pages of the checkpoint, all of which are written, by their numbers; counts `steps` down, and stops at 0. Whether there is more.
+    pub(super) fn tell_captured(&mut self, steps: &mut usize, mut f: impl FnMut(&PageImage)) -> bool {
+        let Some(cold) = &mut self.cold else { return false };
+        let telling = cold.telling.get_or_insert_default();
+        while !telling.is_gathered {
+            if *steps == 0 {
+                return true;
+            }
+            *steps -= 1;
+            let slot = telling.slot;
+            let Some(page) = self.pages.get(slot) else {
+                // Whoever cleared the table meanwhile has left them here; some may be known.
+                telling.gathered.extend(cold.saved.iter().map(|(number, frame)| (*number, frame.place)));
+                telling.is_gathered = true;
+                break;
+            };
+            if let Some(frame) = cold.frames.get(slot).and_then(Option::as_ref)
+                && page.in_use
+                && page.number < cold.capture_below
+            {
+                telling.gathered.insert(page.number, frame.place);
+            }
+            telling.slot += 1;
+        }
+        while *steps > 0 {
+            let Some((number, place)) = telling.gathered.pop_first() else { return false };
+            f(&PageImage { number, place });
+            *steps -= 1;
+        }
+        !telling.gathered.is_empty()
+    }
+
+    /// The pages of the checkpoint were all told, and what they lie in is held by others: from now on dead ones among them are dropped again,
+    /// by [`drop_dead`](Self::drop_dead) those that are dead already.
+    pub(super) fn end_capture(&mut self) {
+        let Some(cold) = &mut self.cold else { return };
         let below = std::mem::take(&mut cold.capture_below);
-        let (mut pages, mut dead) = (Vec::new(), Vec::new());
-        for (number, frame) in cold.saved.drain(..) {
-            pages.push(PageImage { number, place: frame.place });
+        cold.telling = None;
+        cold.sweeping = Some((below, 0));
+        for (_, frame) in cold.saved.drain(..) {
             cold.store.lock().release(&frame.place);
         }
-        for (slot, page) in self.pages.iter().enumerate() {
-            if let Some(frame) = cold.frames.get(slot).copied().flatten()
-                && page.in_use
-                && page.number < below
-            {
-                pages.push(PageImage { number: page.number, place: frame.place });
-                if page.live == 0 {
-                    dead.push(slot);
+    }
+
+    /// Drops pages that have died while a checkpoint had them; counts `steps` down, and stops at 0. Whether there may be more.
+    pub(super) fn drop_dead(&mut self, steps: &mut usize) -> bool {
+        while let Some((below, slot)) = self.cold.as_ref().and_then(|c| c.sweeping) {
+            if *steps == 0 {
+                return true;
+            }
+            *steps -= 1;
+            let Some(page) = self.pages.get(slot) else {
+                if let Some(cold) = &mut self.cold {
+                    cold.sweeping = None;
                 }
+                break;
+            };
+            let is_written = self.cold.as_ref().is_some_and(|c| c.frames.get(slot).is_some_and(Option::is_some));
+            if page.in_use && page.number < below && page.live == 0 && is_written {
+                self.drop_if_dead(slot);
+                // Giving memory back takes as long as looking at many.
+                *steps = steps.saturating_sub(DROP_STEPS);
+            }
+            if let Some(cold) = &mut self.cold {
+                cold.sweeping = Some((below, slot + 1));
             }
         }
-        for slot in dead {
-            self.drop_if_dead(slot);
-        }
-        pages.sort_unstable_by_key(|p| p.number);
-        pages
+        false
     }
 
     /// The hash of a record, which is read from the device if need be, and not kept. Only tables with tiny indexes ask.

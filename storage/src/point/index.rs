@@ -206,7 +206,14 @@ impl Index {
         }
         let bucket = self.buckets.get(self.bucket_of(hash));
         let mask = Self::matches(bucket, self.tagged(hash));
-        if mask == 0 { 0 } else { bucket[mask.trailing_zeros() as usize & 7] & ADDRESS_MASK }
+        if mask != 0 {
+            return bucket[mask.trailing_zeros() as usize & 7] & ADDRESS_MASK;
+        }
+        if bucket[LINK] != 0 {
+            // It may be there; whoever looks won't wait for that too.
+            self.overflow.prefetch(bucket[LINK] as usize - 1);
+        }
+        0
     }
 
     /// Begins to look for a hash; see [`Probe::next`].

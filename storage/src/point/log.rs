@@ -50,7 +50,8 @@ const LINK_LIMIT: u64 = u32::MAX as u64;
 
 #[inline(always)]
 pub(super) fn pad(bytes: usize) -> usize {
-    bytes.next_multiple_of(8)
+    // Keys and values are shorter than 4 GiB, so this can't overflow.
+    (bytes + 7) & !7
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,32 +313,40 @@ impl Log {
     /// Whether the record is this key's.
     #[inline(always)]
     pub(super) fn is_key(&self, address: u64, hash: u64, key: &[u8]) -> bool {
-        let bytes = self.from(address);
-        let lengths = Lengths(Self::word(bytes, 0));
-        if Self::word(bytes, 8) != hash || lengths.key() != key.len() {
-            return false;
-        }
-        let start = HEADER_BYTES + pad(lengths.value());
-        match <[u8; 8]>::try_from(key) {
-            Ok(eight) => Self::word(bytes, start) == u64::from_ne_bytes(eight),
-            Err(_) => &bytes[start..start + key.len()] == key,
-        }
+        self.value_of(address, hash, key).is_some()
     }
 
     /// The value of the record, if it is this key's.
     #[inline(always)]
     pub(super) fn value_of(&self, address: u64, hash: u64, key: &[u8]) -> Option<&[u8]> {
-        let bytes = self.from(address);
-        let lengths = Lengths(Self::word(bytes, 0));
-        if Self::word(bytes, 8) != hash || lengths.key() != key.len() {
+        let (header, rest) = self.from(address).split_first_chunk::<HEADER_BYTES>()?;
+        let lengths = Lengths(Self::word(header, 0));
+        if Self::word(header, 8) != hash || lengths.key() != key.len() {
             return None;
         }
-        let start = HEADER_BYTES + pad(lengths.value());
+        let (value, behind) = rest.split_at_checked(pad(lengths.value()))?;
         let is_key = match <[u8; 8]>::try_from(key) {
-            Ok(eight) => Self::word(bytes, start) == u64::from_ne_bytes(eight),
-            Err(_) => &bytes[start..start + key.len()] == key,
+            Ok(eight) => behind.first_chunk::<8>() == Some(&eight),
+            Err(_) => behind.get(..key.len()) == Some(key),
         };
-        is_key.then(|| &bytes[HEADER_BYTES..HEADER_BYTES + lengths.value()])
+        if is_key { value.get(..lengths.value()) } else { None }
+    }
+
+    /// The value of a record, to change in place, if that may be done at once: it isn't sealed, and nobody wants to know of its change.
+    #[inline(always)]
+    pub(super) fn value_in_place(&mut self, address: u64) -> Option<&mut [u8]> {
+        let (slot, offset) = self.split(address);
+        let (touch, sealed_below) = (self.touch, self.sealed_below);
+        let page = self.pages.get_mut(slot)?;
+        if page.number < sealed_below {
+            return None;
+        }
+        let (header, rest) = page.buffer.get_mut()?.bytes_mut().get_mut(offset..)?.split_first_chunk_mut::<HEADER_BYTES>()?;
+        let lengths = Lengths(Self::word(header, 0));
+        if touch != 0 && !lengths.is(touch) {
+            return None;
+        }
+        rest.get_mut(..lengths.value())
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ mod index;
 mod log;
 mod page;
 mod pending;
+mod pieces;
 
 use std::cell::{Cell, RefCell};
 
@@ -129,7 +130,12 @@ pub struct PointTable {
     scan_number: Cell<u64>,
     /// Of a table whose records expire.
     expiry: Option<expiry::Expiry>,
+    /// A record on its way from a sealed page to the tail; kept while it is short.
+    on_its_way: Vec<u8>,
 }
+
+/// So much memory is kept for a record on its way.
+const ON_ITS_WAY_KEPT_BYTES: usize = 4096;
 
 /// Bits of a scan's cursor that are its number; the lower ones are an address.
 const SCAN_NUMBERS: u64 = (1 << (64 - ADDRESS_BITS)) - 1;
@@ -146,6 +152,7 @@ impl PointTable {
             scan_ends: RefCell::default(),
             scan_number: Cell::new(0),
             expiry: None,
+            on_its_way: Vec::new(),
         };
         table.settle();
         table
@@ -237,8 +244,13 @@ impl PointTable {
         if !self.log.is_sealed(at) {
             return at;
         }
-        let bytes = self.log.record(at).to_vec();
+        let mut bytes = std::mem::take(&mut self.on_its_way);
+        bytes.clear();
+        bytes.extend_from_slice(self.log.record(at));
         let copy = self.copy_up(self.log.hash(at), at, &bytes);
+        if bytes.capacity() <= ON_ITS_WAY_KEPT_BYTES {
+            self.on_its_way = bytes;
+        }
         self.settle();
         copy
     }
@@ -389,7 +401,10 @@ impl PointTable {
     #[inline]
     pub fn change<T>(&mut self, hash: u64, key: &[u8], f: impl FnOnce(&mut [u8], bool) -> T) -> T {
         match self.locate(hash, key) {
-            Some(at) => f(self.value_mut(RecordRef(at)), false),
+            Some(at) => match self.log.value_in_place(at) {
+                Some(value) => f(value, false),
+                None => f(self.value_mut(RecordRef(at)), false),
+            },
             None => {
                 let at = self.add(hash, key, self.value_width, 0);
                 self.settle();

@@ -248,6 +248,14 @@ impl PointTable {
         }
         let mut offset = from;
         for _ in 0..records_max {
+            let Some(lengths) = Lengths::at(page, offset) else { break };
+            if let Some(hash) = page.get(offset + 8..offset + 16) {
+                self.index.prefetch(Log::word(hash, 0));
+            }
+            offset += lengths.size();
+        }
+        offset = from;
+        for _ in 0..records_max {
             let lengths = Lengths::at(page, offset)?;
             let record = page.get(offset..offset.checked_add(lengths.size())?)?;
             // The page goes when its last record does.
@@ -420,11 +428,27 @@ impl PointTable {
         self.begin_turn();
     }
 
-    /// Where the pages of the cut are, by number.
-    pub(crate) fn end_cut(&mut self) -> Vec<PageImage> {
-        let pages = self.log.end_capture();
+    /// How many pages the cut has at most.
+    pub(crate) fn captured_pages_max(&self) -> usize {
+        self.log.captured_pages_max()
+    }
+
+    /// Tells `f` where pages of the cut are, by number, `steps` of them or of looks for them. Whether there is more. All are written.
+    pub(crate) fn tell_captured(&mut self, steps: &mut usize, f: impl FnMut(&PageImage)) -> bool {
+        self.log.tell_captured(steps, f)
+    }
+
+    /// The pages of the cut were told, and their segments are pinned.
+    pub(crate) fn end_cut(&mut self) {
+        self.log.end_capture();
         self.settle();
-        pages
+    }
+
+    /// Gives back what has died while a cut had it, in so many steps; whether there may be more.
+    pub(crate) fn drop_dead(&mut self, steps: &mut usize) -> bool {
+        let more = self.log.drop_dead(steps);
+        self.settle();
+        more
     }
 }
 

@@ -5,6 +5,7 @@
 //! buffers. Files aren't registered: the kernel lets go of a registered one some time after it was told to, and a removed file's space, or a
 //! directory that is to become read-only, isn't free until then.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -43,7 +44,15 @@ pub(crate) enum RingOp {
         offset: u64,
     },
     /// Makes the file's data durable.
-    Sync,
+    Sync {
+        /// And all that is known of it, or of the names in a directory.
+        with_metadata: bool,
+    },
+    /// Removes a file of the directory that the operation's file is.
+    Remove {
+        /// Its name there.
+        name: CString,
+    },
 }
 
 /// The file of an operation.
@@ -96,6 +105,8 @@ pub(crate) struct Ring {
     in_flight: HashMap<u64, InFlight>,
     /// Registered pieces of memory that no operation has.
     free_slots: Vec<(u16, Buffer)>,
+    /// Whether the kernel removes files by the ring.
+    can_remove: bool,
     refused: Vec<String>,
 }
 
@@ -117,7 +128,8 @@ impl Ring {
         if !ring.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring may drop completions"));
         }
-        let mut made = Self { ring, in_flight: HashMap::new(), free_slots: Vec::new(), refused: Vec::new() };
+        let can_remove = probe.is_supported(opcode::UnlinkAt::CODE);
+        let mut made = Self { ring, in_flight: HashMap::new(), free_slots: Vec::new(), can_remove, refused: Vec::new() };
         made.register();
         Ok(made)
     }
@@ -153,7 +165,7 @@ impl Ring {
             // Copying what can be written from where it is would gain nothing.
             RingOp::Write { data, .. } => (data.as_slice(), direct),
             RingOp::Read { .. } => (&[][..], true),
-            RingOp::Sync => return Lent::Data,
+            RingOp::Sync { .. } | RingOp::Remove { .. } => return Lent::Data,
         };
         let slot = if wants_slot && len <= SLOT_BYTES { self.free_slots.pop() } else { None };
         let (number, mut buffer) = match slot {
@@ -165,19 +177,19 @@ impl Ring {
         Lent::Own(buffer, number)
     }
 
-    /// Begins an operation; `id` is below 2^63 and not in use. Gives it back when the ring is full.
+    /// Begins an operation; `id` is below 2^63 and not in use. Gives it back when the ring is full, or the kernel doesn't know it.
     pub(crate) fn submit(&mut self, id: u64, file: RingFile, mut op: RingOp) -> Result<(), RingOp> {
         assert!(id < SYNC_BIT && !self.in_flight.contains_key(&id), "an id is used once");
         let queue = self.ring.submission();
         let is_full = queue.capacity() - queue.len() < 2 || self.in_flight.len() >= queue.capacity() / 2;
         drop(queue);
-        if is_full {
+        if is_full || matches!(op, RingOp::Remove { .. }) && !self.can_remove {
             return Err(op);
         }
         let len = match &op {
             RingOp::Write { data, .. } => data.len(),
             RingOp::Read { len, .. } => *len,
-            RingOp::Sync => 0,
+            RingOp::Sync { .. } | RingOp::Remove { .. } => 0,
         };
         let mut lent = self.lend(&op, len, file.direct);
         if let (Lent::Data, RingOp::Read { data, len, .. }) = (&lent, &mut op) {
@@ -187,13 +199,13 @@ impl Ring {
         let memory = match (&mut lent, &mut flight.op) {
             (Lent::Own(buffer, _), _) => buffer.bytes_mut().as_mut_ptr(),
             (Lent::Data, RingOp::Write { data, .. } | RingOp::Read { data, .. }) => data.as_mut_ptr(),
-            (Lent::Data, RingOp::Sync) => std::ptr::null_mut(),
+            (Lent::Data, RingOp::Sync { .. } | RingOp::Remove { .. }) => std::ptr::null_mut(),
         };
         let entries = entries(id, &flight.file, &flight.op, &lent, memory, len);
         flight.waiting = if matches!(flight.op, RingOp::Write { sync: true, .. }) { 2 } else { 1 };
         flight.lent = lent;
         // SAFETY: the kernel uses the file and the memory that the entries point at until their completions come. `in_flight` owns both until
-        // then (moving a Vec or Buffer doesn't move its heap), nobody can reach them there, and Drop waits for all completions.
+        // then (moving a Vec, Buffer or CString doesn't move its heap), nobody can reach them there, and Drop waits for all completions.
         let pushed = unsafe { self.ring.submission().push_multiple(&entries[..flight.waiting as usize]) };
         if pushed.is_err() {
             self.take_back(&mut flight);
@@ -270,7 +282,9 @@ fn entries(id: u64, file: &RingFile, op: &RingOp, lent: &Lent, memory: *mut u8, 
     let fd = types::Fd(file.file.as_raw_fd());
     let fsync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
     let first = match (op, lent) {
-        (RingOp::Sync, _) => fsync.clone(),
+        (RingOp::Sync { with_metadata: false }, _) => fsync.clone(),
+        (RingOp::Sync { with_metadata: true }, _) => opcode::Fsync::new(fd).build(),
+        (RingOp::Remove { name }, _) => opcode::UnlinkAt::new(fd, name.as_ptr()).build(),
         (RingOp::Read { offset, .. }, Lent::Own(_, Some(slot))) => {
             opcode::ReadFixed::new(fd, memory, length, *slot).offset(*offset).build()
         }

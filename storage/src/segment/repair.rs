@@ -260,7 +260,9 @@ fn walk_segment(plan: &mut Plan, file: &FileName, bytes: &[u8], header: &Segment
             usize::try_from(next.saturating_sub(header.base))
                 .map_or(bytes.len(), |n| n.saturating_add(HEADER_BYTES).min(bytes.len()))
         });
-        let resume = next_valid(&bytes[..limit.max(walk.kept)], header, (walk.broken_at + 8).max(walk.kept + 16), |r| r.is_first);
+        // A file may end before its header's sectors do.
+        let within = &bytes[..limit.max(walk.kept).min(bytes.len())];
+        let resume = next_valid(within, header, (walk.broken_at + 8).max(walk.kept + 16), |r| r.is_first);
         let what = match walk.evidence {
             Some(valid) => format!("no valid record, but valid ones of a later write at offset {valid}"),
             None => "its records end before the next segment begins".to_owned(),

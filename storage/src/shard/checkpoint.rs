@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::blocks::{NamedBlock, fits};
-use super::manifest::{PagesManifest, TableKind, TablePages, is_temporary, manifest_name, manifest_version, temporary_name};
+use super::manifest::{ManifestDraft, PagesManifest, TableKind, is_temporary, manifest_name, manifest_version, temporary_name};
 use super::{Shard, ShardOptions, TableId};
 use crate::bugs::{self, Bug};
 use crate::checkpoint::CheckpointError;
@@ -23,6 +23,8 @@ use crate::store::{PageStore, StoreHandle, StoreOptions, frame_bytes};
 
 /// A slice of a checkpoint writes about this much.
 const SLICE_BYTES: usize = 64 << 10;
+/// Pages that a slice tells or looks at; dropping one counts as many.
+const SLICE_STEPS: usize = 256;
 /// Longest note.
 const NOTE_BYTES_MAX: usize = 16 << 20;
 /// Longest manifest that is read.
@@ -53,11 +55,20 @@ enum Phase {
     Syncing {
         batch: u64,
     },
+    /// What is durable is told, page by page.
+    Describing {
+        draft: ManifestDraft,
+        /// Point tables that were told, and whether the next one was begun.
+        told: usize,
+        is_begun: bool,
+    },
     Committing {
         segments: Vec<u32>,
     },
     Cleaning {
         unpin: Vec<u32>,
+        /// Point tables whose dead pages were dropped.
+        swept: usize,
     },
 }
 
@@ -232,7 +243,8 @@ impl Shard {
         Ok(())
     }
 
-    /// One slice of the checkpoint that was cut: never blocks, writes about 64 KiB. `Some(version)` once, when it has become durable: it
+    /// One slice of the checkpoint that was cut: never blocks where its device doesn't, gathers about 64 KiB and gives the device a piece of
+    /// 128 KiB at most. `Some(version)` once, when it has become durable: it
     /// survives any crash from then on. After an error the version may or may not be there at the next start, and nothing more is accepted.
     pub fn advance_checkpoint(&mut self) -> Result<Option<u64>, CheckpointError> {
         let Some(store) = self.store.clone() else { return Ok(None) };
@@ -274,7 +286,10 @@ impl Shard {
         while self.is_checkpointing() {
             self.advance_checkpoint()?;
             if let Some(store) = self.store.clone() {
-                store.lock().wait(Duration::from_millis(1));
+                let mut store = store.lock();
+                // Nobody minds that this takes long.
+                store.step(true)?;
+                store.wait(Duration::from_millis(1));
             }
             self.evict_for_checkpoint();
             if since.elapsed() > Duration::from_secs(600) {
@@ -295,7 +310,7 @@ impl Shard {
     }
 
     fn checkpoint_slice(&mut self, store: &StoreHandle, capture: &mut Capture) -> Result<Progress, CheckpointError> {
-        store.lock().step(true)?;
+        store.lock().step_slice()?;
         match &mut capture.phase {
             Phase::Writing => {
                 if bugs::is_on(Bug::CaptureIsLate) {
@@ -305,27 +320,43 @@ impl Shard {
                     let batch = store.lock().last_batch();
                     capture.phase = Phase::Syncing { batch };
                 }
-                store.lock().step(true)?;
                 Ok(Progress::Goes)
             }
             Phase::Syncing { batch } => {
                 if store.lock().durable_batch() < *batch && !bugs::is_on(Bug::ManifestFirst) {
                     return Ok(Progress::Goes);
                 }
-                let manifest = self.end_capture(store, capture);
-                let segments: Vec<u32> = manifest.segments().into_keys().collect();
-                let mut store = store.lock();
-                if !bugs::is_on(Bug::RemovesPinnedSegments) {
-                    store.pin(&segments);
+                let shard = store.lock().options().shard;
+                let draft = ManifestDraft::new(capture.version, shard, &capture.note);
+                capture.phase = Phase::Describing { draft, told: 0, is_begun: false };
+                Ok(Progress::Goes)
+            }
+            Phase::Describing { draft, told, is_begun } => {
+                if self.describe_slice(&capture.point, draft, told, is_begun) {
+                    return Ok(Progress::Goes);
                 }
+                let Phase::Describing { mut draft, .. } = std::mem::replace(&mut capture.phase, Phase::Writing) else {
+                    unreachable!("it was so a moment ago")
+                };
+                self.end_capture(capture, &mut draft);
+                let segments = draft.segments();
+                if !bugs::is_on(Bug::RemovesPinnedSegments) {
+                    store.lock().pin(&segments);
+                }
+                self.point
+                    .iter_mut()
+                    .filter(|(id, _)| capture.point.binary_search(id).is_ok())
+                    .for_each(|(_, table)| table.end_cut());
+                self.drop_kept();
+                let mut store = store.lock();
                 let (temporary, name) = (temporary_name(capture.version), manifest_name(capture.version));
                 store.begin_side(vec![
                     vec![DeviceOp::Create { file: temporary.clone() }],
-                    vec![DeviceOp::WriteSync { file: temporary.clone(), offset: 0, data: manifest.encode() }],
+                    vec![DeviceOp::WriteSync { file: temporary.clone(), offset: 0, data: draft.finish() }],
                     vec![DeviceOp::Rename { from: temporary, to: name }],
                     vec![DeviceOp::SyncDir],
                 ]);
-                store.step(true)?;
+                store.step_slice()?;
                 capture.phase = Phase::Committing { segments };
                 Ok(Progress::Goes)
             }
@@ -343,15 +374,22 @@ impl Shard {
                 let removes = old.iter().map(|(version, _)| DeviceOp::Remove { file: manifest_name(*version) }).collect();
                 let unpin = old.into_iter().flat_map(|(_, segments)| segments).collect();
                 store.lock().begin_side(vec![removes, vec![DeviceOp::SyncDir]]);
-                capture.phase = Phase::Cleaning { unpin };
+                capture.phase = Phase::Cleaning { unpin, swept: 0 };
                 Ok(Progress::Committed)
             }
-            Phase::Cleaning { unpin } => {
+            Phase::Cleaning { unpin, swept } => {
+                let mut steps = SLICE_STEPS;
+                while let Some(id) = capture.point.get(*swept) {
+                    if self.point.get_mut(id).is_some_and(|table| table.drop_dead(&mut steps)) {
+                        return Ok(Progress::Goes);
+                    }
+                    *swept += 1;
+                }
                 if !store.lock().is_side_done() {
                     return Ok(Progress::Goes);
                 }
                 store.lock().unpin(unpin);
-                store.lock().step(true)?;
+                store.lock().step_slice()?;
                 Ok(Progress::Ended)
             }
         }
@@ -418,33 +456,51 @@ impl Shard {
         true
     }
 
-    fn end_capture(&mut self, store: &StoreHandle, capture: &mut Capture) -> PagesManifest {
-        let mut tables = Vec::new();
-        for id in &capture.point {
-            let Some(table) = self.point.get_mut(id) else { continue };
-            let (value_width, next_number) = (table.value_width() as u32, table.cut_number());
-            let pages = table.end_cut();
-            tables.push(TablePages { id: *id, kind: TableKind::Point, value_width, next_number, pages });
+    /// Tells some pages of point tables; whether there are more.
+    fn describe_slice(&mut self, tables: &[TableId], draft: &mut ManifestDraft, told: &mut usize, is_begun: &mut bool) -> bool {
+        let mut steps = SLICE_STEPS;
+        while let Some(id) = tables.get(*told) {
+            if let Some(table) = self.point.get_mut(id) {
+                if !std::mem::replace(is_begun, true) {
+                    let (width, pages) = (table.value_width() as u32, table.captured_pages_max());
+                    draft.begin_table(*id, TableKind::Point, width, table.cut_number(), pages);
+                }
+                if table.tell_captured(&mut steps, |page| draft.push(page)) {
+                    return true;
+                }
+            }
+            (*told, *is_begun) = (*told + 1, false);
         }
-        let dropped = self.durable.as_mut().map_or_else(Vec::new, |durable| std::mem::take(&mut durable.dropped));
+        false
+    }
+
+    /// Tells the blocks of ordered tables, which the capture gives back.
+    fn end_capture(&mut self, capture: &mut Capture, draft: &mut ManifestDraft) {
+        let next_block = self.blocks.next_number;
+        for (id, snapshot) in capture.ordered.drain(..) {
+            let places = snapshot.places();
+            draft.begin_table(id, TableKind::Ordered, 0, next_block, places.len());
+            places.iter().for_each(|(number, place)| draft.push(&PageImage { number: *number, place: *place }));
+            drop(snapshot);
+        }
+    }
+
+    /// Tables that were dropped while the checkpoint wanted their pages go.
+    fn drop_kept(&mut self) {
+        let dropped = self.durable.as_mut().map_or_else(Vec::new, |d| std::mem::take(&mut d.dropped));
         for id in dropped {
             if self.point.get(&id).is_some_and(PointTable::is_empty) {
                 self.point.remove(&id);
             }
         }
-        for (id, snapshot) in capture.ordered.drain(..) {
-            let pages = snapshot.places().iter().map(|(number, place)| PageImage { number: *number, place: *place }).collect();
-            let next_number = self.blocks.next_number;
-            tables.push(TablePages { id, kind: TableKind::Ordered, value_width: 0, next_number, pages });
-        }
-        let shard = store.lock().options().shard;
-        PagesManifest { version: capture.version, shard, note: std::mem::take(&mut capture.note), tables }
     }
 
     /// Whether a table's pages are wanted by a checkpoint; it is emptied instead of dropped then.
     pub(super) fn keep_for_checkpoint(&mut self, id: TableId) -> bool {
         let Some(durable) = &mut self.durable else { return false };
-        let writing = |c: &Capture| matches!(c.phase, Phase::Writing | Phase::Syncing { .. }) && c.point.contains(&id);
+        let writing = |c: &Capture| {
+            matches!(c.phase, Phase::Writing | Phase::Syncing { .. } | Phase::Describing { .. }) && c.point.contains(&id)
+        };
         let wanted = durable.capture.as_ref().is_some_and(writing);
         if wanted {
             durable.dropped.push(id);

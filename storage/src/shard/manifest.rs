@@ -8,10 +8,12 @@
 //!             for each page: number 8 · segment 4 · first sector 4 · sectors 4 · crc 4
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::TableId;
 use crate::device::FileName;
 use crate::point::PageImage;
-use crate::sealed::Frame;
+use crate::sealed::{Frame, HEADER_BYTES};
 use crate::store::FramePlace;
 
 const FRAME: Frame = Frame { magic: *b"TRFOLDOV", format: 1, oldest_format: 1, name: "a manifest of pages" };
@@ -82,29 +84,6 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 impl PagesManifest {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::new();
-        body.extend_from_slice(&self.version.to_le_bytes());
-        body.extend_from_slice(&self.shard.to_le_bytes());
-        body.extend_from_slice(&length(self.note.len()));
-        body.extend_from_slice(&self.note);
-        body.extend_from_slice(&length(self.tables.len()));
-        for table in &self.tables {
-            body.extend_from_slice(&table.id.0.to_le_bytes());
-            body.extend_from_slice(&u32::from(table.kind == TableKind::Ordered).to_le_bytes());
-            body.extend_from_slice(&table.value_width.to_le_bytes());
-            body.extend_from_slice(&table.next_number.to_le_bytes());
-            body.extend_from_slice(&length(table.pages.len()));
-            for page in &table.pages {
-                body.extend_from_slice(&page.number.to_le_bytes());
-                for word in [page.place.segment, page.place.sector, page.place.sectors, page.place.crc] {
-                    body.extend_from_slice(&word.to_le_bytes());
-                }
-            }
-        }
-        FRAME.seal(&body, length(body.len()))
-    }
-
     /// The manifest in a file's bytes, or why it is none.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         Self::decode_body(FRAME.open(bytes)?).ok_or_else(|| "its body makes no sense".to_owned())
@@ -140,13 +119,90 @@ impl PagesManifest {
     }
 
     /// The segments it names, with the sectors that they must have at least.
-    pub(crate) fn segments(&self) -> std::collections::BTreeMap<u32, u32> {
-        let mut segments = std::collections::BTreeMap::new();
+    pub(crate) fn segments(&self) -> BTreeMap<u32, u32> {
+        let mut segments = BTreeMap::new();
         for page in self.tables.iter().flat_map(|t| &t.pages) {
             let end = segments.entry(page.place.segment).or_insert(0);
             *end = (*end).max(page.place.sector + page.place.sectors);
         }
         segments
+    }
+}
+
+/// A manifest's file that is put together page by page, as there may be very many.
+#[derive(Debug)]
+pub(crate) struct ManifestDraft {
+    /// Room for the header, and the body so far.
+    bytes: Vec<u8>,
+    /// Where the number of tables stands.
+    tables_at: usize,
+    tables: usize,
+    /// Where the number of the last table's pages stands.
+    pages_at: usize,
+    pages: usize,
+    segments: BTreeSet<u32>,
+    last_segment: Option<u32>,
+}
+
+impl ManifestDraft {
+    pub(crate) fn new(version: u64, shard: u32, note: &[u8]) -> Self {
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes.extend_from_slice(&version.to_le_bytes());
+        bytes.extend_from_slice(&shard.to_le_bytes());
+        bytes.extend_from_slice(&length(note.len()));
+        bytes.extend_from_slice(note);
+        let tables_at = bytes.len();
+        bytes.extend_from_slice(&[0; 4]);
+        Self { bytes, tables_at, tables: 0, pages_at: 0, pages: 0, segments: BTreeSet::new(), last_segment: None }
+    }
+
+    /// Begins a table, which has `pages` pages at most.
+    pub(crate) fn begin_table(&mut self, id: TableId, kind: TableKind, value_width: u32, next_number: u64, pages: usize) {
+        self.end_table();
+        self.bytes.reserve(28 + pages * PAGE_BYTES);
+        self.bytes.extend_from_slice(&id.0.to_le_bytes());
+        self.bytes.extend_from_slice(&u32::from(kind == TableKind::Ordered).to_le_bytes());
+        self.bytes.extend_from_slice(&value_width.to_le_bytes());
+        self.bytes.extend_from_slice(&next_number.to_le_bytes());
+        (self.pages_at, self.pages) = (self.bytes.len(), 0);
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.tables += 1;
+    }
+
+    /// The next page of the table that was begun last.
+    pub(crate) fn push(&mut self, page: &PageImage) {
+        let mut bytes = [0; PAGE_BYTES];
+        bytes[..8].copy_from_slice(&page.number.to_le_bytes());
+        let words = [page.place.segment, page.place.sector, page.place.sectors, page.place.crc];
+        for (place, word) in bytes[8..].chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        self.bytes.extend_from_slice(&bytes);
+        self.pages += 1;
+        if self.last_segment != Some(page.place.segment) {
+            self.last_segment = Some(page.place.segment);
+            self.segments.insert(page.place.segment);
+        }
+    }
+
+    fn end_table(&mut self) {
+        if self.tables > 0 {
+            self.bytes[self.pages_at..self.pages_at + 4].copy_from_slice(&length(self.pages));
+        }
+    }
+
+    /// The segments that it names.
+    pub(crate) fn segments(&self) -> Vec<u32> {
+        self.segments.iter().copied().collect()
+    }
+
+    /// The file.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.end_table();
+        self.bytes[self.tables_at..self.tables_at + 4].copy_from_slice(&length(self.tables));
+        let body = length(self.bytes.len() - HEADER_BYTES);
+        FRAME.seal_around(&mut self.bytes, body);
+        self.bytes
     }
 }
 
@@ -172,7 +228,13 @@ mod tests {
             let table = |id, kind| TablePages { id: TableId(id), kind, value_width: 8, next_number: 20, pages: (0..count).map(page).collect() };
             let tables = vec![table(1, TableKind::Point), table(2, TableKind::Ordered)];
             let manifest = PagesManifest { version: 9, shard: 4, note, tables };
-            let mut bytes = manifest.encode();
+            let mut draft = ManifestDraft::new(manifest.version, manifest.shard, &manifest.note);
+            for table in &manifest.tables {
+                draft.begin_table(table.id, table.kind, table.value_width, table.next_number, table.pages.len());
+                table.pages.iter().for_each(|page| draft.push(page));
+            }
+            prop_assert_eq!(draft.segments(), manifest.segments().into_keys().collect::<Vec<_>>());
+            let mut bytes = draft.finish();
             prop_assert_eq!(PagesManifest::decode(&bytes), Ok(manifest));
             prop_assert!(PagesManifest::decode(&bytes[..cut.index(bytes.len())]).is_err());
             let bit = bit.index(bytes.len() * 8);

@@ -1,10 +1,12 @@
 //! Pages of a shard's tables on a device: segment files, filled in batches, each durable as a whole.
 //!
 //! ```text
-//! append(page) ─▶ gathering ─▶ [create segments] ─▶ [write + sync each segment, sync directory] ─▶ durable, may be evicted
+//! append(page) ─▶ gathering ─▶ [create segments] ─▶ [write pieces] ─▶ [sync each segment, sync directory] ─▶ durable, may be evicted
 //! release(place) ─▶ live bytes of its segment − n ─▶ 0, and no manifest names it: file removed
 //! ```
-//! A batch is one write and one data sync a segment it touches. Any failed write poisons the store: what is durable isn't known then.
+//! A batch is gathered, and written, in pieces of [`PIECE_BYTES`], so that who may not stand still gives the device one of them at a time
+//! ([`PageStore::step_slice`]); it has one data sync a segment it touches. Any failed write poisons the store: what is durable isn't known
+//! then.
 
 mod frame;
 
@@ -23,6 +25,10 @@ use frame::{SECTOR_BYTES, push_frame};
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Reads on their way at once.
 pub(crate) const READS_MAX: usize = 256;
+/// Pages are gathered in pieces of at most this, unless one page is longer: what a registered buffer of io_uring holds.
+const PIECE_BYTES: usize = 128 << 10;
+/// Of so much, and what it is part of, the device is told in one slice.
+const SLICE_BYTES: usize = 64 << 10;
 
 /// How a shard uses its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +94,43 @@ struct Segment {
 #[derive(Debug, Default)]
 struct Batch {
     number: u64,
-    /// What is left to do, one step after the other.
-    steps: VecDeque<Vec<DeviceOp>>,
+    /// What is left to do: steps, one after the other, each of operations that go out together. The first is the one that runs; what of it is
+    /// on its way isn't in it any more.
+    steps: VecDeque<VecDeque<DeviceOp>>,
     on_their_way: HashSet<Token>,
     bytes: usize,
+}
+
+/// What is gathered for a segment.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// Whether the file is to be made.
+    is_new: bool,
+    /// Where in the file they go, and their bytes: one behind the other.
+    pieces: Vec<(u64, Vec<u8>)>,
+}
+
+impl Batch {
+    /// Gives the device what may go out now, until that has come to about `limit_bytes`; whether all is done.
+    fn advance(&mut self, device: &mut dyn Device, limit_bytes: usize) -> bool {
+        let mut left = limit_bytes;
+        while let Some(step) = self.steps.front_mut() {
+            while left > 0
+                && let Some(op) = step.pop_front()
+            {
+                left = match &op {
+                    DeviceOp::Write { data, .. } | DeviceOp::WriteSync { data, .. } => left.saturating_sub(data.len()),
+                    _ => left,
+                };
+                self.on_their_way.insert(device.submit(op));
+            }
+            if !step.is_empty() || !self.on_their_way.is_empty() {
+                return false;
+            }
+            self.steps.pop_front();
+        }
+        self.on_their_way.is_empty()
+    }
 }
 
 /// Counts of what a shard's store has done since it was opened.
@@ -129,8 +168,8 @@ pub(crate) struct PageStore {
     next_segment: u32,
     /// The segment that is being filled.
     tail: Option<u32>,
-    /// The next batch: for each segment where its bytes go, and whether the file is to be made.
-    gathered: BTreeMap<u32, (u64, Vec<u8>, bool)>,
+    /// The next batch, by segment.
+    gathered: BTreeMap<u32, Gathered>,
     gathered_bytes: usize,
     /// The number of the batch that is gathered.
     batch_number: u64,
@@ -248,15 +287,22 @@ impl PageStore {
                 let tail = self.next_segment;
                 self.next_segment += 1;
                 self.segments.insert(tail, Segment::default());
-                self.gathered.insert(tail, (0, Vec::new(), true));
+                self.gathered.insert(tail, Gathered { is_new: true, ..Gathered::default() });
                 self.tail = Some(tail);
                 tail
             }
         };
         let segment = self.segments.entry(tail).or_default();
         let sector = segment.sectors;
-        let (_, bytes, _) =
-            self.gathered.entry(tail).or_insert_with(|| (u64::from(sector) * SECTOR_BYTES as u64, Vec::new(), false));
+        let needed = frame_bytes(page.len());
+        let pieces = &mut self.gathered.entry(tail).or_default().pieces;
+        if pieces.last().is_none_or(|(_, bytes)| bytes.len() + needed > PIECE_BYTES) {
+            // Made as long as it will be: it isn't copied while it grows.
+            let is_alone = 2 * needed > PIECE_BYTES;
+            let room = if is_alone { needed } else { PIECE_BYTES.min(self.options.batch_bytes).max(needed) };
+            pieces.push((u64::from(sector) * SECTOR_BYTES as u64, Vec::with_capacity(room)));
+        }
+        let Some((_, bytes)) = pieces.last_mut() else { unreachable!("there is one: the last that was pushed") };
         let before = bytes.len();
         let label = FrameLabel { shard: self.options.shard, table, page: page_number };
         let place = push_frame(bytes, &label, page, tail, sector);
@@ -305,25 +351,30 @@ impl PageStore {
         }
     }
 
-    /// Begins to write what is gathered, if nothing else is being written and it is a batch (or `all`).
+    /// Makes a batch to be written of what is gathered, if nothing else is being written and it is a batch (or `all`).
     fn begin_batch(&mut self, all: bool) {
         if self.writing.is_some() || self.gathered.is_empty() || !(all || self.gathered_bytes >= self.options.batch_bytes) {
             return;
         }
-        let (mut creates, mut writes) = (Vec::new(), Vec::new());
-        for (number, (offset, data, create)) in std::mem::take(&mut self.gathered) {
+        let (mut creates, mut writes, mut syncs) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        for (number, Gathered { is_new, mut pieces }) in std::mem::take(&mut self.gathered) {
             let file = segment_name(number);
-            if create {
-                creates.push(DeviceOp::Create { file: file.clone() });
+            if is_new {
+                creates.push_back(DeviceOp::Create { file: file.clone() });
             }
-            if !data.is_empty() {
-                writes.push(DeviceOp::WriteSync { file, offset, data });
+            if pieces.len() == 1
+                && let Some((offset, data)) = pieces.pop()
+            {
+                writes.push_back(DeviceOp::WriteSync { file, offset, data });
+            } else if !pieces.is_empty() {
+                writes.extend(pieces.into_iter().map(|(offset, data)| DeviceOp::Write { file: file.clone(), offset, data }));
+                syncs.push_back(DeviceOp::Sync { file });
             }
         }
         if !creates.is_empty() {
-            writes.push(DeviceOp::SyncDir);
+            if syncs.is_empty() { &mut writes } else { &mut syncs }.push_back(DeviceOp::SyncDir);
         }
-        let steps = [creates, writes].into_iter().filter(|s| !s.is_empty()).collect();
+        let steps = [creates, writes, syncs].into_iter().filter(|s| !s.is_empty()).collect();
         self.writing = Some(Batch {
             number: self.batch_number,
             steps,
@@ -331,31 +382,25 @@ impl PageStore {
             bytes: std::mem::take(&mut self.gathered_bytes),
         });
         self.batch_number += 1;
-        self.next_step();
     }
 
-    fn next_step(&mut self) {
-        while let Some(batch) = &mut self.writing
-            && batch.on_their_way.is_empty()
+    /// Goes on with the batch that is written.
+    fn write_on(&mut self, limit_bytes: usize) {
+        if let Some(batch) = &mut self.writing
+            && batch.advance(&mut *self.device, limit_bytes)
         {
-            let Some(step) = batch.steps.pop_front() else {
-                self.durable_batch = batch.number;
-                self.counts.batches += 1;
-                self.writing = None;
-                break;
-            };
-            for op in step {
-                batch.on_their_way.insert(self.device.submit(op));
-            }
+            self.durable_batch = batch.number;
+            self.counts.batches += 1;
+            self.writing = None;
         }
     }
 
     /// Begins steps beside the pages, one after the other.
     pub(crate) fn begin_side(&mut self, steps: Vec<Vec<DeviceOp>>) {
         debug_assert!(self.side.is_none());
-        let steps: VecDeque<_> = steps.into_iter().filter(|s| !s.is_empty()).collect();
+        let steps = steps.into_iter().filter(|s| !s.is_empty()).map(VecDeque::from).collect();
         self.side = Some(Batch { steps, ..Batch::default() });
-        self.next_side_step();
+        self.side_on();
     }
 
     /// Whether those steps are all done, and durable.
@@ -363,17 +408,12 @@ impl PageStore {
         self.side.is_none() && self.failed.is_none()
     }
 
-    fn next_side_step(&mut self) {
-        while let Some(side) = &mut self.side
-            && side.on_their_way.is_empty()
+    /// Goes on with the steps beside the pages.
+    fn side_on(&mut self) {
+        if let Some(side) = &mut self.side
+            && side.advance(&mut *self.device, usize::MAX)
         {
-            let Some(step) = side.steps.pop_front() else {
-                self.side = None;
-                break;
-            };
-            for op in step {
-                side.on_their_way.insert(self.device.submit(op));
-            }
+            self.side = None;
         }
     }
 
@@ -389,6 +429,15 @@ impl PageStore {
 
     /// Takes what the device has done and gives it more to do; never blocks. `all`: a batch that isn't full is begun too.
     pub(crate) fn step(&mut self, all: bool) -> Result<(), StoreError> {
+        self.step_bounded(all, if all { usize::MAX } else { SLICE_BYTES })
+    }
+
+    /// As [`step`](Self::step) of all, but gives the device no more than a piece of what is to be written.
+    pub(crate) fn step_slice(&mut self) -> Result<(), StoreError> {
+        self.step_bounded(true, SLICE_BYTES)
+    }
+
+    fn step_bounded(&mut self, all: bool, limit_bytes: usize) -> Result<(), StoreError> {
         let mut done = Vec::new();
         self.device.poll(&mut done);
         for Completion { token, result } in done {
@@ -419,9 +468,12 @@ impl PageStore {
             }
         }
         if self.failed.is_none() {
-            self.next_step();
-            self.next_side_step();
-            self.begin_batch(all);
+            self.write_on(limit_bytes);
+            self.side_on();
+            if self.writing.is_none() {
+                self.begin_batch(all);
+                self.write_on(limit_bytes);
+            }
             self.remove_dead();
         }
         self.settle();

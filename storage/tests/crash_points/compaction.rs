@@ -108,6 +108,10 @@ impl Run<'_> {
                 }
                 _ => self.model.insert(key, fresh),
             };
+            // After the device has failed answers mean nothing.
+            if let Some(error) = self.shard.failure() {
+                return Err(error.into());
+            }
             // What a change says of before is the same as what the model has; a record that compaction lost would show here first.
             assert_eq!(answer, Answer::Done { existed: before.is_some() }, "key {key}");
             if self.random.below(3) == 0 {
