@@ -303,6 +303,16 @@ impl Catalog {
         })
     }
 
+    /// The types of a table's computed columns, which only planning tells.
+    pub fn learn_types(&mut self, table: &str, planned: &SchemaRef) {
+        let Some(Relation::Table(def)) = self.relations.get_mut(table) else { return };
+        for column in def.columns.iter_mut().filter(|column| matches!(column.source, ColumnSource::Computed(_))) {
+            if let Ok(field) = planned.field_with_name(column.field.name()) {
+                column.field = Arc::new(field.clone());
+            }
+        }
+    }
+
     /// The columns of a relation: name, type, what it is, separated by tabs, one a line.
     pub fn describe(&self, name: &ObjectName) -> Result<String> {
         let mut out = String::new();
@@ -312,7 +322,8 @@ impl Catalog {
                     let mut notes = Vec::new();
                     if table.primary_key.contains(&index) {
                         notes.push("PRIMARY KEY".to_owned());
-                    } else if !column.field.is_nullable() {
+                    }
+                    if !column.field.is_nullable() && !matches!(column.source, ColumnSource::Computed(_)) {
                         notes.push("NOT NULL".to_owned());
                     }
                     match &column.source {
@@ -325,8 +336,10 @@ impl Catalog {
                     if let Some(mark) = table.watermark.as_ref().filter(|mark| mark.column == index) {
                         notes.push(format!("WATERMARK AS {}", mark.expr));
                     }
-                    let shown =
-                        if matches!(column.source, ColumnSource::Computed(_)) { String::new() } else { type_name(column) };
+                    let shown = match column.source {
+                        ColumnSource::Computed(_) if *column.field.data_type() == DataType::Null => String::new(),
+                        _ => type_name(column),
+                    };
                     line(&mut out, column.field.name(), &shown, &notes.join(", "));
                 }
             }

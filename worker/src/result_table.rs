@@ -1,13 +1,16 @@
 //! The final rows of a query as a table.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tiderace_engine::error::{Code, Diagnostic, Result};
 use tiderace_engine::plan::{QueryResult, ViewQuery};
+use tiderace_engine::time::Zone;
 
 use crate::progress::grouped;
 use crate::text_table::TextTable;
@@ -33,12 +36,12 @@ impl ResultTable {
                 .map_err(|_| Diagnostic::new(Code::NegativeWeight, "the result takes back a row that was never there"))?;
             order.extend(std::iter::repeat_n(index, weight));
         }
-        Ok(Self { rows: net.rows, order })
+        Ok(Self { rows: on_clock(&net.rows, result.zone)?, order })
     }
 
     /// What a query over materialized views says, in its own order.
     pub fn of_query(query: &ViewQuery) -> Result<Self> {
-        let rows = query.run(PATIENCE)?;
+        let rows = on_clock(&query.run(PATIENCE)?, query.zone())?;
         Ok(Self { order: (0..rows.num_rows()).collect(), rows })
     }
 
@@ -71,6 +74,33 @@ impl ResultTable {
     }
 }
 
+/// The same rows, with instants as the clock of `zone` shows them.
+fn on_clock(rows: &RecordBatch, zone: Zone) -> Result<RecordBatch> {
+    if zone.is_utc() {
+        return Ok(rows.clone());
+    }
+    let failed = |error| Diagnostic::new(Code::Internal, format!("the zone {zone} can't be shown: {error}"));
+    let zone: Arc<str> = zone.to_string().into();
+    let fields = rows.schema().fields().iter().map(|field| in_zone(field, &zone)).collect::<Vec<_>>();
+    let columns = rows.columns().iter().zip(&fields).map(|(column, field)| cast(column, field.data_type()));
+    let columns = columns.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(failed)
+}
+
+/// A column whose instants, also those inside of it, are of `zone`.
+fn in_zone(field: &FieldRef, zone: &Arc<str>) -> FieldRef {
+    let moved = match field.data_type() {
+        DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some(zone.clone())),
+        DataType::List(inner) => DataType::List(in_zone(inner, zone)),
+        DataType::LargeList(inner) => DataType::LargeList(in_zone(inner, zone)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|inner| in_zone(inner, zone)).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(in_zone(entries, zone), *sorted),
+        _ => return field.clone(),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(moved))
+}
+
 fn is_numeric(data_type: &DataType) -> bool {
     data_type.is_numeric()
 }
@@ -94,8 +124,6 @@ fn sorted(rows: &RecordBatch) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::sync::Arc;
-
     use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
 
     use super::*;

@@ -5,6 +5,7 @@
 //! [`Class`]; nobody matches on message text.
 
 mod code;
+pub(crate) mod library_words;
 
 use std::fmt;
 

@@ -37,7 +37,7 @@ use datafusion::logical_expr::ScalarUDF;
 use call::{Builtin, Function};
 pub(crate) use json_make::EMBEDDED as EMBEDDED_JSON;
 pub(crate) use time_cut::{TIME_CUT, cuts_times, least_digits, time_cut};
-pub(crate) use time_text::{TIME_TEXT, read_instant, time_text};
+pub(crate) use time_text::{TIME_TEXT, list_text, read_instant, time_text};
 pub(crate) use zone::AT_TIME_ZONE;
 
 /// What `tiderace functions` tells of a function.

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringViewBuilder, TimestampMicrosecondArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
@@ -140,6 +140,56 @@ impl ScalarUDFImpl for TimeText {
                 _ => cast(&times, &DataType::Time64(TimeUnit::Microsecond))?,
             };
             self.texts(&micros)
+        })
+    }
+}
+
+/// The times of a list as texts, those with a zone as `zone`'s clock shows them; NULLs stay.
+pub(crate) fn list_text(times: Expr, zone: Zone) -> Expr {
+    let signature = Signature::any(1, Volatility::Immutable);
+    ScalarUDF::from(ListText { zone, signature }).call(vec![times])
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct ListText {
+    zone: Zone,
+    signature: Signature,
+}
+
+fn list_of_texts() -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(DataType::Utf8View, true)))
+}
+
+impl ScalarUDFImpl for ListText {
+    fn name(&self) -> &str {
+        "list_text"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(list_of_texts())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        one_argument(args, |lists| {
+            let lists = lists.as_list_opt::<i32>().ok_or_else(|| error(Code::Internal, "list_text of what is no list"))?;
+            let is_instant = matches!(lists.value_type(), DataType::Timestamp(_, Some(_)));
+            let times = cast(lists.values(), &DataType::Timestamp(TimeUnit::Microsecond, None))?;
+            let times = times.as_primitive::<TimestampMicrosecondType>();
+            let shown: TimestampMicrosecondArray = if is_instant {
+                // Out of the range of a clock: NULL, as no text says it.
+                times.iter().map(|time| time.and_then(|time_us| self.zone.clock_us(time_us))).collect()
+            } else {
+                times.clone()
+            };
+            let write = TimeText { digits: None, to: DataType::Utf8View, signature: self.signature.clone() };
+            let texts = write.texts(&(Arc::new(shown) as ArrayRef))?;
+            let field = Arc::new(Field::new_list_field(DataType::Utf8View, true));
+            let nulls = lists.nulls().cloned();
+            Ok(Arc::new(ListArray::try_new(field, lists.offsets().clone(), texts, nulls)?) as ArrayRef)
         })
     }
 }

@@ -16,6 +16,7 @@ use datafusion::physical_plan::PhysicalExpr;
 use super::{EpochMark, OpCx, Operator, Output, PORT_MAIN, Port, Progress, RowAccounts, Watermark};
 use crate::batch::{DeltaBatch, Weights};
 use crate::connect::Rejected;
+use crate::error::library_words::{about_a_value, in_sql_types, without_layers};
 use crate::error::{Code, Diagnostic, Result};
 
 /// The hidden column that holds epoch time, behind a chain's input columns when [`FusedChain::uses_time`].
@@ -232,12 +233,8 @@ pub fn classify(error: &DataFusionError) -> (Code, String) {
     let text = match root {
         DataFusionError::ArrowError(arrow, _) => match &**arrow {
             ArrowError::DivideByZero => return (Code::DivisionByZero, "division by zero".into()),
-            ArrowError::ArithmeticOverflow(what) => return (Code::Overflow, format!("a number is out of range: {what}")),
-            ArrowError::CastError(what) => return (Code::InvalidCast, what.clone()),
-            ArrowError::ParseError(what) => return (Code::InvalidCast, what.clone()),
             other => other.to_string(),
         },
-        DataFusionError::Execution(what) => what.clone(),
         // Our own functions say themselves what is wrong.
         DataFusionError::External(inner) => match inner.downcast_ref::<Diagnostic>() {
             Some(ours) => return (ours.code, ours.message.clone()),
@@ -245,17 +242,26 @@ pub fn classify(error: &DataFusionError) -> (Code, String) {
         },
         other => other.strip_backtrace(),
     };
-    let lower = text.to_ascii_lowercase();
-    let code = if lower.contains("divide by zero") || lower.contains("division by zero") {
-        Code::DivisionByZero
-    } else if lower.contains("overflow") || lower.contains("out of range") || lower.contains("too large to store") {
-        Code::Overflow
-    } else if lower.contains("cast") || lower.contains("parse") {
-        Code::InvalidCast
-    } else {
-        Code::RowExpression
+    if let Some(known) = about_a_value(&text) {
+        return known;
+    }
+    let line = in_sql_types(without_layers(&text).lines().next().unwrap_or_default());
+    let lower = line.to_ascii_lowercase();
+    let arrow = match root {
+        DataFusionError::ArrowError(arrow, _) => Some(&**arrow),
+        _ => None,
     };
-    (code, text.lines().next().unwrap_or_default().to_owned())
+    let code = match arrow {
+        Some(ArrowError::ArithmeticOverflow(_)) => Code::Overflow,
+        Some(ArrowError::CastError(_) | ArrowError::ParseError(_)) => Code::InvalidCast,
+        _ if lower.contains("divide by zero") || lower.contains("division by zero") => {
+            return (Code::DivisionByZero, "division by zero".into());
+        }
+        _ if lower.contains("overflow") || lower.contains("out of range") || lower.contains("too large to store") => Code::Overflow,
+        _ if lower.contains("cast") || lower.contains("parse") => Code::InvalidCast,
+        _ => Code::RowExpression,
+    };
+    (code, line)
 }
 
 /// A row as `{a: 1, b: x}`, at most [`Rejected::RAW_BYTES_MAX`] bytes.

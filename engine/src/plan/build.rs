@@ -495,6 +495,10 @@ impl<'t> Builder<'t> {
                 })
                 .collect(),
         };
+        // Each set is a grouping of its own: over a window function it needs the window's bounds.
+        for list in &lists {
+            super::window::group_window(self, &input, list)?;
+        }
         let width = all.len();
         let id_type = aggregate.schema.field(width).data_type().clone();
         // Keys that every set has keep their role (window bounds must be among them).

@@ -17,7 +17,6 @@ use sqlparser::ast::{self, Spanned, Visit, Visitor};
 
 use super::compile::physical;
 use super::diagnose::external;
-use super::planner_words::in_sql_types;
 use crate::error::{Code, Diagnostic, Span};
 use crate::operators::chain::classify;
 use crate::sql::span_of;
@@ -40,6 +39,9 @@ const FOREIGN: &[&str] = &[
     "split_part",
     "substr",
 ];
+
+/// Functions that DataFusion turns into other expressions before anything is computed: they can't be computed as they are.
+const SIMPLIFIED_AWAY: &[&str] = &["coalesce", "nvl", "nvl2", "ifnull"];
 
 /// What is wrong, and the constants to look for in the SQL.
 struct Fault {
@@ -99,7 +101,9 @@ fn is_constant(expr: &Expr) -> bool {
             | Expr::Cast(_)
             | Expr::TryCast(_)
             | Expr::InList(_) => true,
-            Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
+            Expr::ScalarFunction(call) => {
+                call.func.signature().volatility == Volatility::Immutable && !SIMPLIFIED_AWAY.contains(&call.func.name())
+            }
             _ => false,
         };
         Ok(if is_constant { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
@@ -200,7 +204,7 @@ fn compute(expr: &Expr, told: &Expr) -> Result<(), Fault> {
         Some(pattern) if message.contains("Regular expression did not compile") => {
             (Code::InvalidArgument, format!("'{pattern}' is no regular expression"))
         }
-        _ => (code, in_sql_types(&message)),
+        _ => (code, message),
     };
     let function = match told {
         Expr::ScalarFunction(call) => Some(call.func.name().to_owned()),

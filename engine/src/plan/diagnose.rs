@@ -5,6 +5,7 @@ use datafusion::common::{DataFusionError, SchemaError};
 use sqlparser::tokenizer::{Location, Span as ParserSpan};
 
 use super::planner_words::{no_relation, not_done, told};
+use crate::error::library_words::in_sql_types;
 use crate::error::{Code, Diagnostic, Span};
 use crate::sql;
 
@@ -24,10 +25,26 @@ pub(super) fn diagnose(error: &DataFusionError, statement: Span) -> Diagnostic {
         DataFusionError::Diagnostic(_, inner) => diagnose(inner, span),
         DataFusionError::Context(_, inner) => diagnose(inner, span),
         DataFusionError::NotImplemented(text) => not_done(text).at(span),
-        DataFusionError::Plan(text) => told(text).at(span),
+        DataFusionError::Plan(text) | DataFusionError::Execution(text) => users(told(text)).at(span),
         DataFusionError::SQL(parser, _) => Diagnostic::new(Code::Syntax, first_line(&parser.to_string())).at(span),
         other => told(&other.strip_backtrace()).at(span),
     }
+}
+
+/// Whether the error itself tells a place in the SQL.
+pub(super) fn has_place(error: &DataFusionError) -> bool {
+    own(error).is_some_and(|ours| ours.span.is_some()) || place(error).is_some()
+}
+
+/// The schema of a column's relation, when that is no relation but a ROW, and the column one of its fields.
+pub(super) const FIELDS_OF: &str = "fields of";
+
+/// What the planner refuses on purpose is a mistake of the user's, also where its sentence is not known here.
+fn users(told: Diagnostic) -> Diagnostic {
+    if told.code != Code::Datafusion {
+        return told;
+    }
+    Diagnostic { code: Code::InvalidArgument, message: format!("this can't be planned: {}", told.message), ..told }
 }
 
 /// A [`Diagnostic`] of ours as a DataFusion error, to be found again by [`diagnose`].
@@ -62,6 +79,14 @@ pub(super) fn schema(error: &SchemaError) -> Diagnostic {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
+            if let Some(row) = field.relation.as_ref().filter(|relation| relation.schema() == Some(FIELDS_OF)) {
+                let message = format!("the ROW `{}` has no field `{}`", row.table(), field.name);
+                let hint = match nearest(&field.name, &names) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("its fields are: {}", listed(&names)),
+                };
+                return Diagnostic::new(Code::UnknownColumn, message).hint(hint);
+            }
             if let Some(relation) = &field.relation
                 && !valid_fields.iter().any(|c| c.relation.as_ref().is_some_and(|r| r.table() == relation.table()))
             {
@@ -81,13 +106,7 @@ pub(super) fn schema(error: &SchemaError) -> Diagnostic {
             match nearest(&field.name, &names) {
                 Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
                 None if names.is_empty() => diagnostic.hint("the query has no FROM"),
-                None => {
-                    let mut shown = names.clone();
-                    shown.dedup();
-                    let more = if shown.len() > 20 { ", …" } else { "" };
-                    shown.truncate(20);
-                    diagnostic.hint(format!("the columns are: {}{more}", shown.join(", ")))
-                }
+                None => diagnostic.hint(format!("the columns are: {}", listed(&names))),
             }
         }
         SchemaError::AmbiguousReference { field } => {
@@ -98,6 +117,18 @@ pub(super) fn schema(error: &SchemaError) -> Diagnostic {
             Diagnostic::new(Code::DuplicateName, format!("two columns are called `{name}`")).hint("rename one of them with AS")
         }
     }
+}
+
+/// The first of `names`, with commas; those that have no name of the user's by what they are.
+fn listed(names: &[&str]) -> String {
+    const SHOWN_MAX: usize = 20;
+    let mut shown: Vec<String> = names.iter().map(|name| in_sql_types(name)).collect();
+    shown.dedup();
+    if shown.len() > SHOWN_MAX {
+        shown.truncate(SHOWN_MAX);
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
 }
 
 /// The name that differs least from `name`, if few letters differ.
@@ -119,8 +150,10 @@ mod tests {
     #[test]
     fn what_has_no_code_of_its_own_is_a_gap_of_ours() {
         let statement = Span { start: 3, end: 9 };
-        let told = diagnose(&DataFusionError::Plan("something that nobody has seen before".into()), statement);
+        let told = diagnose(&DataFusionError::Internal("something that nobody has seen before".into()), statement);
         assert_eq!((told.code, told.span), (Code::Datafusion, Some(statement)));
+        let refused = diagnose(&DataFusionError::Plan("something that nobody has seen before".into()), statement);
+        assert_eq!((refused.code, refused.span), (Code::InvalidArgument, Some(statement)));
         let known = diagnose(&DataFusionError::Plan("Invalid function 'frob'.\nDid you mean 'floor'?".into()), statement);
         assert_eq!(known.code, Code::UnknownFunction);
         assert_eq!(known.message, "there is no function `frob`");

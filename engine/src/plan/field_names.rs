@@ -3,11 +3,49 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins, VisitMut, VisitorMut};
+use sqlparser::ast::{AccessExpr, Expr, Ident, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins, VisitMut, VisitorMut};
 
 /// Gives a name to each select item that is a field of a ROW column and has none.
 pub(super) fn name_fields(query: &mut Query) {
     let _: ControlFlow<()> = query.visit(&mut Namer);
+}
+
+/// Gives a name, its own text, to each computed column of a view that has none: the planner's would be `t.id + Int64(1)`.
+pub(super) fn name_expressions(query: &mut Query) {
+    fn in_body(body: &mut SetExpr) {
+        match body {
+            SetExpr::Select(select) => select.projection.iter_mut().for_each(name_expression),
+            SetExpr::SetOperation { left, right, .. } => {
+                in_body(left);
+                in_body(right);
+            }
+            _ => {}
+        }
+    }
+    in_body(&mut query.body);
+}
+
+fn name_expression(item: &mut SelectItem) {
+    let SelectItem::UnnamedExpr(expr) = item else { return };
+    let mut text = expr.to_string();
+    let lower = text.to_ascii_lowercase();
+    // A field is called by its own name, whatever it is a field of.
+    if let Expr::CompoundFieldAccess { access_chain, .. } = expr
+        && let Some(AccessExpr::Dot(Expr::Value(field))) = access_chain.last()
+        && let Some(name) = field.value.clone().into_string()
+    {
+        text = name;
+    }
+    let has_name = match expr {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => true,
+        // `x::INT` and `CAST(x AS INT)` are called `x`; UNNEST of a ROW gives several columns.
+        Expr::Cast { expr, .. } => matches!(**expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)),
+        Expr::Function(_) => lower == "count(*)" || lower.starts_with("unnest("),
+        _ => false,
+    };
+    if !has_name {
+        *item = SelectItem::ExprWithAlias { alias: Ident::with_quote('"', text), expr: expr.clone() };
+    }
 }
 
 struct Namer;

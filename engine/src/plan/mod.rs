@@ -9,16 +9,18 @@
 
 mod build;
 mod compile;
+mod conditions;
 mod constants;
+mod culprit;
 mod date_interval;
 mod decimal_range;
 mod declared_length;
 mod diagnose;
 mod emission;
 mod explain;
+mod field_access;
 mod field_names;
 mod group;
-mod map_element;
 mod names;
 mod not_null;
 mod optimizer;
@@ -49,6 +51,7 @@ use crate::error::{Code, Diagnostic, Diagnostics, Result};
 use crate::operators::materialize::ViewHandle;
 use crate::runtime::graph::Graph;
 use crate::runtime::panicked;
+use crate::time::Zone;
 
 pub use explain::ExplainFormat;
 pub use settings::{AggregatePhases, LengthPolicy, OnError, SETTINGS, Settings};
@@ -94,6 +97,8 @@ pub struct QueryResult {
     pub output: MemoryOutput,
     /// The key, when changes are upserts (EMIT ON UPDATE, EMIT EVERY).
     pub upsert_key: Option<Vec<usize>>,
+    /// The session's zone, on whose clock instants are shown.
+    pub zone: Zone,
 }
 
 impl QueryResult {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::common::{Column, DataFusionError, SchemaError};
-use sqlparser::ast::{Expr, Ident, Visit, VisitMut, visit_expressions, visit_expressions_mut};
+use sqlparser::ast::{AccessExpr, Expr, Ident, Visit, VisitMut, visit_expressions, visit_expressions_mut};
 
 use super::diagnose::{external, schema};
 use crate::error::{Code, Diagnostic};
@@ -43,6 +43,17 @@ fn located<A: Visit>(ast: &A, error: DataFusionError) -> DataFusionError {
         let ident = match expr {
             Expr::Identifier(ident) => Some(ident),
             Expr::CompoundIdentifier(idents) => idents.last(),
+            Expr::CompoundFieldAccess { access_chain, .. } => {
+                let last = access_chain.last().and_then(|access| match access {
+                    AccessExpr::Dot(Expr::Value(name)) => Some(name),
+                    _ => None,
+                });
+                if let Some(name) = last.filter(|name| name.value.clone().into_string().as_deref() == Some(&field.name)) {
+                    place = sql::span_of(name.span);
+                    return ControlFlow::Break(());
+                }
+                None
+            }
             _ => None,
         };
         match ident.filter(|ident| ident.value == field.name) {
@@ -108,11 +119,15 @@ fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
 fn respell<A: VisitMut>(ast: &mut A, wrong: &[String], right: &[String]) -> bool {
     let mut changed = false;
     let mut mend = |idents: &mut [Ident]| {
-        let is_it = idents.len() >= wrong.len()
-            && idents.iter().zip(wrong).all(|(ident, part)| ident.value == *part)
-            && idents.iter().zip(wrong.iter().zip(right)).all(|(ident, (w, r))| w == r || ident.quote_style.is_none());
-        if is_it {
-            for (ident, part) in idents.iter_mut().zip(right) {
+        let is_it = |idents: &[Ident]| {
+            idents.iter().zip(wrong).all(|(ident, part)| ident.value == *part)
+                && idents.iter().zip(wrong.iter().zip(right)).all(|(ident, (w, r))| w == r || ident.quote_style.is_none())
+        };
+        // A column and its field may stand behind a table's name; a name alone stands first.
+        let last = if wrong.len() == 1 { 0 } else { idents.len().saturating_sub(wrong.len()) };
+        for start in 0..=last {
+            let Some(here) = idents.get_mut(start..start + wrong.len()).filter(|here| is_it(here)) else { continue };
+            for (ident, part) in here.iter_mut().zip(right) {
                 ident.value.clone_from(part);
             }
             changed = true;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
@@ -43,15 +43,14 @@ pub(super) fn analyze(plan: LogicalPlan, config: &ConfigOptions, zone: Zone) -> 
     Analyzer::with_rules(rules).execute_and_check(plan, config, |_, _| {})
 }
 
-/// Analyzes and optimizes with the chosen rules.
+/// Optimizes an analyzed plan with the chosen rules.
 ///
 /// `keeps_columns`: columns that the query does not use stay, for late rows are shown with all of them.
-pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, zone: Zone, keeps_columns: bool) -> Result<LogicalPlan> {
-    let plan = analyze(plan, config, zone)?;
-    check_constants(&plan)?;
+pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, keeps_columns: bool) -> Result<LogicalPlan> {
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),
+        Arc::new(CheckConstants),
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
         Arc::new(EliminateJoin::new()),
@@ -74,6 +73,31 @@ pub(super) fn optimize(plan: LogicalPlan, config: &Arc<ConfigOptions>, zone: Zon
 }
 
 /// Refuses arithmetic between integer constants whose result its type can't hold, before `SimplifyExpressions` folds it with wrapped digits.
+///
+/// Constants that a query itself puts together are told earlier and with their place (`constants`). This one sees those that only come together
+/// when a view's or subquery's expressions are put in: `SELECT x + 1 FROM (SELECT 9223372036854775807 AS x)`.
+#[derive(Debug)]
+struct CheckConstants;
+
+impl OptimizerRule for CheckConstants {
+    fn name(&self) -> &str {
+        "check_constants"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        None
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        check_constants(&plan)?;
+        Ok(Transformed::no(plan))
+    }
+}
+
 fn check_constants(plan: &LogicalPlan) -> Result<()> {
     plan.apply(|node| {
         node.apply_expressions(|expr| {
@@ -100,6 +124,13 @@ fn constant(expr: &Expr) -> Result<Option<(i128, DataType)>> {
             let to = cast.field.data_type();
             Ok(constant(&cast.expr)?.filter(|(value, _)| fits(*value, to)).map(|(value, _)| (value, to.clone())))
         }
+        Expr::Negative(inner) => {
+            let Some((value, kind)) = constant(inner)? else { return Ok(None) };
+            match value.checked_neg().filter(|value| fits(*value, &kind)) {
+                Some(value) => Ok(Some((value, kind))),
+                None => Err(overflow(format!("-({value})"), &kind)),
+            }
+        }
         Expr::BinaryExpr(binary) => {
             let (left, right) = (constant(&binary.left)?, constant(&binary.right)?);
             let (Some((left, kind)), Some((right, _))) = (left, right) else { return Ok(None) };
@@ -111,11 +142,7 @@ fn constant(expr: &Expr) -> Result<Option<(i128, DataType)>> {
             };
             match value.filter(|value| fits(*value, &kind)) {
                 Some(value) => Ok(Some((value, kind))),
-                None => {
-                    let what = format!("{left} {} {right} is out of the range of {}", binary.op, data_type_name(&kind));
-                    let hint = "cast one side to a wider type, such as DECIMAL(38, 0)";
-                    Err(external(Diagnostic::new(Code::Overflow, what).hint(hint)))
-                }
+                None => Err(overflow(format!("{left} {} {right}", binary.op), &kind)),
             }
         }
         other => {
@@ -126,6 +153,11 @@ fn constant(expr: &Expr) -> Result<Option<(i128, DataType)>> {
             Ok(None)
         }
     }
+}
+
+fn overflow(what: String, kind: &DataType) -> DataFusionError {
+    let what = format!("{what} is out of the range of {}", data_type_name(kind));
+    external(Diagnostic::new(Code::Overflow, what).hint("cast one side to a wider type, such as DECIMAL(38, 0)"))
 }
 
 fn fits(value: i128, kind: &DataType) -> bool {

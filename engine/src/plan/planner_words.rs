@@ -1,6 +1,7 @@
 //! DataFusion's sentences in the user's words. They come as text, so they are known by what stands in them; what is not known here stays as
 //! it is, without the names of layers and types that only its code knows, under TR-9001: a gap of ours.
 
+use crate::error::library_words::{about_a_value, closing, in_sql_types, without_layers};
 use crate::error::{Code, Diagnostic};
 
 /// What a sentence of the planner means for the user.
@@ -8,7 +9,11 @@ pub(super) fn told(text: &str) -> Diagnostic {
     let text = without_layers(text);
     let line = in_sql_types(first_line(text));
     let line = if line.is_empty() { "the planner gave no reason".to_owned() } else { line };
-    let known = function(text, &line).or_else(|| operator(&line)).or_else(|| group(&line)).or_else(|| shape(&line));
+    let known = value(text)
+        .or_else(|| function(text, &line))
+        .or_else(|| operator(&line))
+        .or_else(|| group(&line))
+        .or_else(|| shape(&line));
     known.unwrap_or_else(|| {
         let lower = line.to_lowercase();
         let code = if ["not supported", "unsupported", "not implemented", "not yet", "not currently"]
@@ -45,6 +50,13 @@ pub(super) fn not_done(text: &str) -> Diagnostic {
     Diagnostic::new(Code::Unsupported, message).hint("docs/guide/sql.md says what a query may be made of")
 }
 
+/// About a constant, or a cast.
+fn value(text: &str) -> Option<Diagnostic> {
+    let (code, message) = about_a_value(text)?;
+    let code = if code == Code::InvalidCast { Code::TypeMismatch } else { code };
+    Some(Diagnostic::new(code, message))
+}
+
 /// About functions and their arguments.
 fn function(text: &str, line: &str) -> Option<Diagnostic> {
     const LIST: &str = "`tiderace functions` lists them all with their arguments";
@@ -79,7 +91,7 @@ fn function(text: &str, line: &str) -> Option<Diagnostic> {
     // What our own functions say of themselves stands inside of the planner's sentence.
     if let Some((before, hint)) = line.split_once(" can't be called so (") {
         let call = before.rsplit(": ").next().unwrap_or(before);
-        let hint = hint.split_once("). ").map_or(hint, |(hint, _)| hint).trim_end_matches(')');
+        let hint = closing(hint).map_or(hint, |end| &hint[..end]);
         return Some(Diagnostic::new(Code::UnknownFunction, format!("{call} can't be called so")).hint(hint.to_owned()));
     }
     if let Some((_, inner)) = line.split_once("failed to match any signature, errors: ") {
@@ -91,6 +103,11 @@ fn function(text: &str, line: &str) -> Option<Diagnostic> {
     if let (Some(name), Some((_, from))) = (between(line, "call to '", "'"), line.split_once("coercion from ")) {
         let types = from.split_once(" to the signature").map_or(from, |(types, _)| types);
         return Some(wrong(format!("the function `{name}` can't take {}", types.trim_matches(['[', ']', ' ']))));
+    }
+    if let Some((name, kind)) = line.split_once(" does not support type ")
+        && !name.contains(' ')
+    {
+        return Some(wrong(format!("the function `{name}` can't take {kind}")));
     }
     let name = ["function '", "Function '", "function \"", "The function "]
         .iter()
@@ -149,7 +166,67 @@ fn operator(line: &str) -> Option<Diagnostic> {
                 .hint("compare it with something: column = value"),
         );
     }
+    if let Some((_, types)) = line.split_once("Incompatible inputs for Union: Previous inputs were of type ")
+        && let Some((first, rest)) = types.split_once(", but got incompatible type ")
+        && let Some((second, column)) = rest.rsplit_once(" on column ")
+    {
+        let message = format!("the queries that are put together give {first} and {second} for the column {}", backquoted(column));
+        return Some(Diagnostic::new(Code::TypeMismatch, message).hint(CAST));
+    }
+    if let Some((_, kind)) = line.split_once(": type ").filter(|_| line.starts_with("Cannot access field")) {
+        return Some(no_fields("this", kind.split(" is not ").next().unwrap_or(kind)));
+    }
+    if let Some(rest) = line.strip_prefix("get_field is only possible on maps or structs. Received ") {
+        return Some(no_fields("this", rest.split(" with ").next().unwrap_or(rest)));
+    }
+    for (start, between, verb) in [
+        ("Can not find compatible types to compare ", " with [", "can't be compared with"),
+        ("Cannot find compatible types to compare ", " with [", "can't be compared with"),
+        ("Cannot automatically convert ", " to ", "can't be taken for"),
+    ] {
+        if let Some((left, right)) = line.strip_prefix(start).and_then(|rest| rest.split_once(between)) {
+            let right = right.trim_end_matches(']');
+            return Some(Diagnostic::new(Code::TypeMismatch, format!("{left} {verb} {right}")).hint(CAST));
+        }
+    }
+    if let Some((_, kind)) = line.split_once(" must be boolean type, but got ") {
+        return Some(
+            Diagnostic::new(Code::TypeMismatch, format!("a condition must be BOOLEAN, not {kind}"))
+                .hint("compare it with something: column = value"),
+        );
+    }
+    if let Some((_, kind)) = line.split_once("requires a boolean expression, got ") {
+        return Some(
+            Diagnostic::new(Code::TypeMismatch, format!("NOT stands before a condition, not before {kind}"))
+                .hint("compare it with something: NOT column = value"),
+        );
+    }
+    if line.starts_with("Negation only supports") || (line.starts_with("Unary operator ") && line.contains(" only supports ")) {
+        let message = "+ and - alone stand only before a number, an INTERVAL or a TIMESTAMP";
+        return Some(Diagnostic::new(Code::TypeMismatch, message).hint("CAST the value to such a type"));
+    }
+    if let Some(op) = line.split_once("unary operator ").map(|(_, op)| op) {
+        let hint = match op {
+            "PGAbs" => "write abs(value)",
+            "PGSquareRoot" => "write sqrt(value)",
+            "PGCubeRoot" => "write cbrt(value)",
+            "PGPrefixFactorial" | "PGPostfixFactorial" => "write factorial(value)",
+            _ => "write a function for it",
+        };
+        return Some(Diagnostic::new(Code::Unsupported, "this operator can't be run").hint(hint));
+    }
+    if line.starts_with("Invalid escape character") {
+        let what = if line.contains("SIMILAR TO") { "SIMILAR TO" } else { "LIKE" };
+        return Some(
+            Diagnostic::new(Code::InvalidArgument, format!("the ESCAPE of {what} is one character")).hint("write ESCAPE '\\'"),
+        );
+    }
     let lower = line.to_lowercase();
+    if lower.contains("unnest() can only be applied") || lower.contains("unnest on non-list") {
+        return Some(
+            Diagnostic::new(Code::TypeMismatch, "UNNEST takes an ARRAY").hint("what is no list has no elements to give rows for"),
+        );
+    }
     let is_type = [
         "can't be evaluated",
         "incompatible",
@@ -161,16 +238,12 @@ fn operator(line: &str) -> Option<Diagnostic> {
         "requires boolean",
         "can not find compatible types",
         "cannot find compatible types",
-        "unary operator",
-        "negation only supports",
         "inconsistent data type",
         "temporal operation",
         "cannot automatically convert",
         "no valid cast exists",
         "error parsing",
         "is not supported for type",
-        "unnest() can only be applied",
-        "can only be applied to array",
     ];
     if is_type.iter().any(|sign| lower.contains(sign)) || lower.starts_with("parser error") || lower.starts_with("cast error") {
         return Some(Diagnostic::new(Code::TypeMismatch, line.to_owned()));
@@ -197,6 +270,12 @@ fn group(line: &str) -> Option<Diagnostic> {
     }
     if lower.contains("aggregate functions are not allowed") {
         return Some(Diagnostic::new(Code::NotGrouped, "an aggregate function can't stand in WHERE").hint("write HAVING"));
+    }
+    if lower.contains("having clause references") {
+        return Some(
+            Diagnostic::new(Code::NotGrouped, "HAVING uses a column that is neither grouped nor aggregated")
+                .hint("add it to GROUP BY, or say which value: max(…), arg_max(…, ts)"),
+        );
     }
     if lower.contains("with position") {
         let range = line.split_once("Valid columns: ").map_or("", |(_, range)| range);
@@ -237,6 +316,8 @@ fn shape(line: &str) -> Option<Diagnostic> {
     }
     if lower.contains("unique expression names") {
         let name = between(line, "expression \"", "\"").unwrap_or("?");
+        let is_column = name.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '_' | '.'));
+        let name = if is_column { name.rsplit('.').next().unwrap_or(name) } else { name };
         return Some(
             Diagnostic::new(Code::DuplicateName, format!("two columns are called `{name}`")).hint("rename one of them with AS"),
         );
@@ -254,7 +335,8 @@ fn shape(line: &str) -> Option<Diagnostic> {
         );
     }
     if lower.contains("field") && lower.contains("not found in struct") {
-        return Some(Diagnostic::new(Code::UnknownColumn, line.replace("struct", "the ROW")));
+        let field = between(line, "Field ", " not found").unwrap_or("?");
+        return Some(Diagnostic::new(Code::UnknownColumn, format!("the ROW has no field {}", backquoted(field))));
     }
     if lower.contains("scalarsubquery") || lower.contains("scalar subquery") {
         return Some(
@@ -310,6 +392,19 @@ pub(super) fn no_relation(name: &str) -> Diagnostic {
         .hint("a table is called by its alias where it has one, and only inside the SELECT whose FROM names it")
 }
 
+/// A value that is asked for a field and is no ROW; `what` begins the sentence.
+pub(super) fn no_fields(what: &str, kind: &str) -> Diagnostic {
+    if kind.starts_with("ARRAY") {
+        return Diagnostic::new(Code::TypeMismatch, format!("{what} is {kind}: its elements are asked for by their number"))
+            .hint("write list[1] for the first");
+    }
+    Diagnostic::new(Code::TypeMismatch, format!("{what} is {kind}, which has no fields")).hint("only a ROW has fields, and a MAP keys")
+}
+
+fn backquoted(name: &str) -> String {
+    format!("`{}`", name.trim_matches(['\'', '"', '`']))
+}
+
 fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
     let (_, rest) = text.split_once(start)?;
     Some(rest.split_once(end).map_or(rest, |(found, _)| found)).filter(|found| !found.is_empty())
@@ -317,119 +412,6 @@ fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default().trim().trim_end_matches('.')
-}
-
-/// The sentence without the names of layers that it came through.
-fn without_layers(text: &str) -> &str {
-    const LAYERS: &[&str] = &[
-        "Error during planning: ",
-        "This feature is not implemented: ",
-        "Internal error: ",
-        "Execution error: ",
-        "Schema error: ",
-        "Arrow error: ",
-        "Parser error: ",
-        "Cast error: ",
-        "Compute error: ",
-        "Invalid argument error: ",
-        "External error: ",
-        "Optimizer rule ",
-        "Analyzer rule ",
-        "type_coercion\ncaused by\n",
-        "caused by\n",
-    ];
-    let mut rest = text.trim_start();
-    loop {
-        let before = rest.len();
-        for layer in LAYERS {
-            rest = rest.strip_prefix(layer).unwrap_or(rest).trim_start();
-        }
-        // `'simplify_expressions' failed\ncaused by\n…`
-        if let Some((rule, inner)) = rest.split_once("\ncaused by\n")
-            && rule.lines().count() == 1
-            && (rule.ends_with(" failed") || !rule.contains(' '))
-        {
-            rest = inner;
-        }
-        if rest.len() == before {
-            return rest;
-        }
-    }
-}
-
-/// With types as SQL calls them.
-pub(super) fn in_sql_types(line: &str) -> String {
-    const TYPES: &[(&str, &str)] = &[
-        ("Int8", "TINYINT"),
-        ("Int16", "SMALLINT"),
-        ("Int32", "INT"),
-        ("Int64", "BIGINT"),
-        ("UInt8", "SMALLINT"),
-        ("UInt16", "INT"),
-        ("UInt32", "BIGINT"),
-        ("UInt64", "BIGINT"),
-        ("Float16", "REAL"),
-        ("Float32", "REAL"),
-        ("Float64", "DOUBLE"),
-        ("Utf8", "STRING"),
-        ("Utf8View", "STRING"),
-        ("LargeUtf8", "STRING"),
-        ("Boolean", "BOOLEAN"),
-        ("Binary", "BYTES"),
-        ("LargeBinary", "BYTES"),
-        ("BinaryView", "BYTES"),
-        ("Null", "NULL"),
-        ("Date32", "DATE"),
-        ("Date64", "DATE"),
-        ("Decimal128", "DECIMAL"),
-        ("Decimal256", "DECIMAL"),
-        ("Struct", "ROW"),
-        ("List", "ARRAY"),
-        ("LargeList", "ARRAY"),
-        ("FixedSizeList", "ARRAY"),
-        ("Map", "MAP"),
-    ];
-    const WHOLE: &[(&str, &str)] = &[
-        ("Interval(MonthDayNano)", "INTERVAL"),
-        ("Interval(DayTime)", "INTERVAL"),
-        ("Interval(YearMonth)", "INTERVAL"),
-        ("Timestamp(µs)", "TIMESTAMP"),
-        ("Timestamp(ns)", "TIMESTAMP"),
-        ("Timestamp(ms)", "TIMESTAMP"),
-        ("Timestamp(s)", "TIMESTAMP"),
-        ("Timestamp(Microsecond, None)", "TIMESTAMP"),
-        ("Timestamp(Nanosecond, None)", "TIMESTAMP"),
-        ("Time64(µs)", "TIME"),
-        ("Time64(Microsecond)", "TIME"),
-        ("Time64(ns)", "TIME"),
-        ("Time32(s)", "TIME"),
-        ("Time32(ms)", "TIME"),
-        ("Duration(µs)", "INTERVAL"),
-        ("Duration(ns)", "INTERVAL"),
-    ];
-    let mut line = line.to_owned();
-    for (arrow, sql) in WHOLE {
-        line = line.replace(arrow, sql);
-    }
-    // With a zone, whatever it is.
-    while let Some(start) = line.find("Timestamp(") {
-        let Some(end) = line[start..].find(')') else { break };
-        line.replace_range(start..=start + end, "TIMESTAMP_LTZ");
-    }
-    let mut out = String::with_capacity(line.len());
-    let mut word = String::new();
-    for ch in line.chars().chain(['\0']) {
-        if ch.is_alphanumeric() || ch == '_' {
-            word.push(ch);
-            continue;
-        }
-        out.push_str(TYPES.iter().find(|(arrow, _)| *arrow == word).map_or(word.as_str(), |(_, sql)| *sql));
-        word.clear();
-        if ch != '\0' {
-            out.push(ch);
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -488,10 +470,5 @@ mod tests {
             assert_eq!(told.code, Code::Unsupported);
             assert!(!told.message.contains(['{', '(']) && !told.message.contains("ast"), "{}", told.message);
         }
-    }
-
-    #[test]
-    fn types_are_called_as_in_sql() {
-        assert_eq!(in_sql_types("Timestamp(µs, \"UTC\") = List(Int64), Utf8"), "TIMESTAMP_LTZ = ARRAY(BIGINT), STRING");
     }
 }

@@ -19,7 +19,7 @@ use datafusion::prelude::SessionConfig;
 
 use super::date_interval::DateInterval;
 use super::diagnose::external;
-use super::map_element::MapElement;
+use super::field_access::FieldAccess;
 use super::window_node::WindowTvfPlanner;
 use crate::error::{Code, Diagnostic};
 use crate::operators::aggregate::AggregateFunction;
@@ -90,12 +90,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new() -> Result<Self> {
         let mut config = SessionConfig::new();
-        let options = config.options_mut();
-        options.sql_parser.parse_float_as_decimal = true;
-        options.sql_parser.enable_ident_normalization = false;
-        options.sql_parser.collect_spans = true;
-        options.sql_parser.map_string_types_to_utf8view = true;
-        options.execution.time_zone = Some("UTC".into());
+        read_as_ours(config.options_mut());
         let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
         crate::functions::register(&mut state)?;
         for (function, names) in AggregateFunction::NAMES {
@@ -192,8 +187,18 @@ impl Session {
     }
 }
 
-fn own_planners() -> [Arc<dyn ExprPlanner>; 2] {
-    [Arc::new(DateInterval), Arc::new(MapElement)]
+/// Settings of DataFusion's planner under which names, numbers and times mean what they mean here.
+pub(super) fn read_as_ours(options: &mut ConfigOptions) {
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.enable_ident_normalization = false;
+    options.sql_parser.collect_spans = true;
+    options.sql_parser.map_string_types_to_utf8view = true;
+    options.execution.time_zone = Some("UTC".into());
+}
+
+/// What plans expressions of ours that DataFusion has no rule for, or another.
+pub(super) fn own_planners() -> [Arc<dyn ExprPlanner>; 2] {
+    [Arc::new(DateInterval), Arc::new(FieldAccess)]
 }
 
 impl ContextProvider for Session {

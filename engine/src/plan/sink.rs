@@ -115,10 +115,10 @@ pub(super) fn emit(builder: &mut Builder<'_>, stream: Stream, emission: &Emissio
             else {
                 return Err(Diagnostic::new(
                     Code::EmitNotPossible,
-                    "EMIT AFTER WATERMARK needs an event-time column in the query's result",
+                    "EMIT AFTER WATERMARK needs a column in the query's result that is still event time",
                 )
                 .at(builder.statement)
-                .hint("select the column that WATERMARK FOR names"));
+                .hint("select the column that WATERMARK FOR names, as it is; behind a GROUP BY only a window's bounds are event time"));
             };
             let schema: SchemaRef = Arc::new(placed.base.as_arrow().clone());
             let node = NodeId(builder.graph.nodes.len() as u32);

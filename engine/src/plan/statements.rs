@@ -10,12 +10,12 @@ use datafusion::sql::planner::SqlToRel;
 use sqlparser::ast::Query;
 
 use super::build::Builder;
-use super::diagnose::diagnose;
+use super::diagnose::{diagnose, external, has_place};
 use super::emission::Emission;
 use super::explain::{NodeInfo, render};
-use super::field_names::name_fields;
+use super::field_names::{name_expressions, name_fields};
 use super::names::with_spelling;
-use super::optimizer::optimize;
+use super::optimizer::{analyze, optimize};
 use super::session::{Leaf, LeafKind, Relation, Session};
 use super::settings::{LengthPolicy, OnError, Settings};
 use super::sink::{self, Target};
@@ -61,7 +61,17 @@ struct Output {
     span: Span,
 }
 
+/// A query that has been understood.
+struct PlannedQuery {
+    /// As it was written: what a view stands for, whose times are brought under the rule of the session that reads it.
+    plan: LogicalPlan,
+    /// With types and times brought in order.
+    analyzed: LogicalPlan,
+}
+
 struct Planner<'o> {
+    /// The job's text, as the user wrote it.
+    text: &'o str,
     options: &'o PlanOptions,
     session: Session,
     catalog: Catalog,
@@ -92,6 +102,7 @@ pub(super) fn plan(text: &str, options: &PlanOptions) -> Result<JobPlan, Diagnos
     let mut session = Session::new().map_err(|e| diagnose(&e, whole))?;
     session.set_zone(settings.zone);
     let mut planner = Planner {
+        text,
         options,
         session,
         catalog: Catalog::default(),
@@ -173,6 +184,7 @@ impl Planner<'_> {
                 }
                 let leaf = Leaf { name: planned.def.name.clone(), kind: LeafKind::Table, schema: planned.schema.clone() };
                 self.session.define(&planned.def.name, Relation::Leaf(Arc::new(leaf)));
+                self.catalog.learn_types(&planned.def.name, &planned.schema);
                 self.tables.insert(planned.def.name.clone(), planned);
                 Ok(())
             }
@@ -329,28 +341,35 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn optimize(&self, plan: LogicalPlan, keeps_columns: bool) -> Result<LogicalPlan, DataFusionError> {
-        optimize(plan, self.session.options(), self.session.zone(), keeps_columns)
+    fn optimize(&self, analyzed: LogicalPlan, keeps_columns: bool) -> Result<LogicalPlan, DataFusionError> {
+        optimize(analyzed, self.session.options(), keeps_columns)
     }
 
-    /// A query as an optimized plan.
-    fn plan_query(&self, query: &Query, span: Span) -> Result<LogicalPlan> {
+    /// A query as a plan, as written and analyzed.
+    fn plan_query(&self, query: &Query, span: Span) -> Result<PlannedQuery> {
         let mut ast = query.clone();
         name_fields(&mut ast);
-        let plan = with_spelling(&mut ast, |ast| {
+        let attempt = |ast: &Query| -> Result<PlannedQuery, DataFusionError> {
             let statement = sqlparser::ast::Statement::Query(Box::new(ast.clone()));
             let plan = SqlToRel::new(&self.session).sql_statement_to_plan(statement)?;
-            let analyzed = super::optimizer::analyze(plan.clone(), self.session.options(), self.session.zone())?;
+            super::conditions::check(&plan)?;
+            let analyzed = analyze(plan.clone(), self.session.options(), self.session.zone())?;
             super::constants::check(&analyzed, ast)?;
-            Ok(plan)
+            Ok(PlannedQuery { plan, analyzed })
+        };
+        with_spelling(&mut ast, attempt).map_err(|error| {
+            let found = if has_place(&error) {
+                None
+            } else {
+                super::culprit::find(&ast, self.text, &error, |ast| attempt(ast).map(|_| ()))
+            };
+            diagnose(&error, found.unwrap_or(span))
         })
-        .map_err(|e| diagnose(&e, span))?;
-        Ok(plan)
     }
 
     fn query(&self, query: &StreamQuery, destination: Destination) -> Result<Output> {
-        let plan = self.plan_query(&query.query, query.span)?;
-        let plan = self.optimize(plan, query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, query.span))?;
+        let planned = self.plan_query(&query.query, query.span)?;
+        let plan = self.optimize(planned.analyzed, query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, query.span))?;
         Emission::from_clause(&query.emit)?;
         Ok(Output { plan, emit: query.emit.clone(), destination, zone: self.session.zone(), span: query.span })
     }
@@ -407,21 +426,22 @@ impl Planner<'_> {
 
     fn create_view(&mut self, create: &CreateView, span: Span) -> Result<()> {
         self.make_way(&create.name, create.or_replace)?;
-        let plan = self.plan_query(&create.query.query, create.query.span)?;
-        let plan = rename(plan, create).map_err(|e| diagnose(&e, span))?;
+        let mut query = create.query.query.clone();
+        name_expressions(&mut query);
+        let planned = self.plan_query(&query, create.query.span)?;
+        let renamed = |plan| rename(plan, create).map_err(|e| diagnose(&e, span));
+        let (plan, analyzed) = (renamed(planned.plan)?, renamed(planned.analyzed)?);
         // Analysis tells the digits of times, which the columns' types are shown with.
-        let analyzed = super::optimizer::analyze(plan.clone(), self.session.options(), self.session.zone());
-        let analyzed = analyzed.map_err(|e| diagnose(&e, span))?;
         let schema: SchemaRef = Arc::new(Schema::new(analyzed.schema().fields().iter().cloned().collect::<Vec<_>>()));
         let Some(name) = self.catalog.create_view(create, schema.clone())? else { return Ok(()) };
         match create.kind {
             ViewKind::View => {
                 // Refused here if it can't be run, not where it is first used.
-                self.optimize(plan.clone(), false).map_err(|e| diagnose(&e, span))?;
+                self.optimize(analyzed, false).map_err(|e| diagnose(&e, span))?;
                 self.session.define(&name, Relation::View(Arc::new(plan)));
             }
             ViewKind::Stream | ViewKind::Materialized => {
-                let plan = self.optimize(plan, create.query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, span))?;
+                let plan = self.optimize(analyzed, create.query.emit.late_data_to.is_some()).map_err(|e| diagnose(&e, span))?;
                 Emission::from_clause(&create.query.emit)?;
                 let leaf = Leaf { name: name.clone(), kind: LeafKind::Shared, schema };
                 self.session.define(&name, Relation::Leaf(Arc::new(leaf)));
@@ -608,7 +628,8 @@ impl Planner<'_> {
                 let schema = named_as_shown(&stream);
                 let (sink, connector): (SinkRef, &str) = if self.options.collect_results {
                     let memory = MemoryOutput::default();
-                    done.results.push(QueryResult { schema: schema.clone(), output: memory.clone(), upsert_key: None });
+                    let (schema, output, zone) = (schema.clone(), memory.clone(), output.zone);
+                    done.results.push(QueryResult { schema, output, upsert_key: None, zone });
                     (memory.sink(), "result")
                 } else {
                     (print_sink(&schema, output.span)?, "print")
@@ -756,7 +777,7 @@ fn rename(plan: LogicalPlan, create: &CreateView) -> Result<LogicalPlan, datafus
     }
     let width = plan.schema().fields().len();
     if width != create.columns.len() {
-        return Err(super::diagnose::external(
+        return Err(external(
             Diagnostic::new(Code::ColumnCount, format!("the query has {width} columns, the view names {}", create.columns.len()))
                 .at(create.span),
         ));

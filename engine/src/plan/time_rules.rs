@@ -24,7 +24,7 @@ use datafusion::optimizer::AnalyzerRule;
 use super::compile::literal;
 use super::diagnose::external;
 use crate::error::{Code, Diagnostic};
-use crate::functions::{AT_TIME_ZONE, builtin, cuts_times, pattern_says_zone, read_instant, time_cut, time_text};
+use crate::functions::{AT_TIME_ZONE, builtin, cuts_times, list_text, pattern_says_zone, read_instant, time_cut, time_text};
 use crate::sql::types::{PRECISION_METADATA, TIME_DIGITS_MAX, UTC, time_digits, timestamp, timestamp_ltz};
 use crate::time::Zone;
 
@@ -46,7 +46,7 @@ const LOOK_AT_PARTS: &[&str] = &[
     "timestampdiff",
 ];
 /// Functions that round a time by its parts and give one of the same kind.
-const ROUND_BY_PARTS: &[&str] = &["date_trunc", "floor_time", "ceil_time"];
+const ROUND_BY_PARTS: &[&str] = &["date_trunc", "date_bin", "floor_time", "ceil_time"];
 /// Functions that read or write a time and take the zone as their last argument, behind a pattern.
 const TAKE_ZONE: &[&str] = &["from_unixtime", "unix_timestamp", "to_timestamp_ltz"];
 /// Functions whose value is one of their arguments.
@@ -156,6 +156,15 @@ impl TimeRules {
             }
             return Ok(Transformed::no(Expr::ScalarFunction(call)));
         }
+        if name == "array_to_string"
+            && let Some(list) = call.args.first()
+            && let DataType::List(element) = list.get_type(schema)?
+            && matches!(element.data_type(), DataType::Timestamp(..))
+        {
+            let mut args = call.args;
+            args[0] = list_text(args[0].clone(), self.zone);
+            return Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(call.func, args))));
+        }
         let rounds = ROUND_BY_PARTS.contains(&name);
         if rounds || LOOK_AT_PARTS.contains(&name) {
             return self.look(call, rounds, schema);
@@ -237,6 +246,11 @@ impl TimeRules {
         match zone_of(kind) {
             None => Ok(time),
             Some(UTC) if self.zone.is_utc() => Ok(time),
+            // DataFusion brings the arguments of some functions to another unit.
+            Some(UTC) if *kind != timestamp_ltz() => {
+                let micros = Expr::Cast(Cast::new(Box::new(time), timestamp_ltz()));
+                self.at_zone(micros, &self.zone.to_string())
+            }
             Some(UTC) => self.at_zone(time, &self.zone.to_string()),
             Some(own) => {
                 let instant = Expr::Cast(Cast::new(Box::new(time), timestamp_ltz()));

@@ -16,15 +16,18 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as PlannerStatement;
-use sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Statement, visit_relations_mut};
-use sqlparser::parser::Parser;
+use sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Query, Statement, visit_relations_mut};
 
 use super::diagnose::diagnose;
+use super::field_names::name_fields;
 use super::names::with_spelling;
+use super::session::{own_planners, read_as_ours};
 use super::time_rules::TimeRules;
 use crate::error::{Code, Diagnostic, Result, Span};
 use crate::operators::materialize::ViewHandle;
-use crate::sql::TideraceDialect;
+use crate::sql::ast::{Emit, StreamQuery};
+use crate::sql::types::TideraceTypes;
+use crate::sql::{self, StatementKind};
 use crate::time::Zone;
 
 /// The longest query that is read.
@@ -44,12 +47,7 @@ impl ViewQuery {
         if sql.len() > QUERY_BYTES_MAX {
             return Err(Diagnostic::new(Code::InvalidArgument, format!("the query is longer than {QUERY_BYTES_MAX} bytes")));
         }
-        let mut statements = Parser::parse_sql(&TideraceDialect, sql)
-            .map_err(|error| Diagnostic::new(Code::Syntax, format!("the query '{sql}': {error}")))?;
-        let (Some(mut statement @ Statement::Query(_)), true) = (statements.pop(), statements.is_empty()) else {
-            return Err(Diagnostic::new(Code::Unsupported, format!("'{sql}' is not one query"))
-                .hint("give one SELECT over materialized views; several queries are several options"));
-        };
+        let mut statement = Statement::Query(parse(sql)?);
         let read = spell_views(&mut statement, views)?;
         let views = views.iter().filter(|(name, _)| read.contains(*name)).map(|(n, v)| (n.clone(), v.clone())).collect();
         let mut query = Self { statement, views, zone };
@@ -59,6 +57,12 @@ impl ViewQuery {
         with_spelling(&mut statement, |statement| logical(&runtime, &context, statement)).map_err(|error| tell(&error, sql))?;
         query.statement = statement;
         Ok(query)
+    }
+
+    /// The zone on whose clock instants are read.
+    #[must_use]
+    pub fn zone(&self) -> Zone {
+        self.zone
     }
 
     /// Asks: the rows of the answer, in its order. Each view is taken at one epoch, for which it is waited at most `patience`.
@@ -78,12 +82,12 @@ impl ViewQuery {
     fn context(&self, rows: impl Fn(&ViewHandle) -> Result<Vec<RecordBatch>>) -> Result<SessionContext> {
         let internal = |error: DataFusionError| Diagnostic::new(Code::Internal, format!("a view can't be asked: {error}"));
         let mut config = SessionConfig::new().with_target_partitions(1);
-        let options = config.options_mut();
-        options.sql_parser.parse_float_as_decimal = true;
-        options.sql_parser.enable_ident_normalization = false;
-        options.execution.time_zone = Some("UTC".into());
+        read_as_ours(config.options_mut());
         let mut state = SessionStateBuilder::new()
             .with_config(config)
+            // Ours before all others: the one that plans decides.
+            .with_expr_planners(own_planners().to_vec())
+            .with_type_planner(Arc::new(TideraceTypes))
             .with_default_features()
             .with_analyzer_rule(Arc::new(TimeRules { zone: self.zone }))
             .build();
@@ -95,6 +99,26 @@ impl ViewQuery {
         }
         Ok(context)
     }
+}
+
+/// The one query of `sql`, read and rewritten as those of a job are.
+fn parse(sql: &str) -> Result<Box<Query>> {
+    let script = sql::parse(sql, &BTreeMap::new()).map_err(|errors| {
+        let first = errors.0.into_iter().next().unwrap_or_else(|| Diagnostic::new(Code::Syntax, "it can't be read"));
+        Diagnostic { span: None, message: format!("the query '{sql}': {}", first.message), ..first }
+    })?;
+    let no_query = || {
+        Diagnostic::new(Code::Unsupported, format!("'{sql}' is not one query"))
+            .hint("give one SELECT over materialized views; several queries are several options")
+    };
+    let [statement] = <[_; 1]>::try_from(script.statements).map_err(|_| no_query())?;
+    let StatementKind::Query(StreamQuery { mut query, emit, .. }) = statement.kind else { return Err(no_query()) };
+    if emit != Emit::default() {
+        return Err(Diagnostic::new(Code::EmitMisplaced, format!("the query '{sql}': EMIT has no meaning here"))
+            .hint("the answer is what the views hold at one epoch: leave EMIT out"));
+    }
+    name_fields(&mut query);
+    Ok(query)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -12,6 +12,10 @@ use crate::error::{Code, Diagnostic, Span};
 /// What of `query` itself, not of its subqueries, would have no effect.
 pub(super) fn check(query: &Query, errors: &mut Vec<Diagnostic>) {
     let place = span_of_node(query);
+    if query.fetch.is_some() {
+        let refusal = Diagnostic::new(Code::UnsupportedOrder, "FETCH FIRST over a stream can't be run yet");
+        errors.push(refusal.at(place).hint("leave it out: a stream has no last row; sort what comes out"));
+    }
     let mut refuse = |what: &str, hint: &str| errors.push(refusal(what, hint, place));
     if !query.locks.is_empty() {
         refuse("FOR UPDATE and FOR SHARE lock nothing: a stream's rows are not changed in place", "leave the clause out");

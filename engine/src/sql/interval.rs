@@ -178,6 +178,8 @@ fn parts(interval: &SqlInterval) -> Result<Parts> {
             true => scaled(text, &field.to_string()),
             false => free(text),
         },
+        // PostgreSQL takes seconds; so `INTERVAL '5' MINUTS` would be 5 seconds, called MINUTS.
+        (None, _) if text.parse::<f64>().is_ok_and(|number| number != 0.0) => return Err(bad("a number alone has no unit")),
         (None, _) => free(text),
     };
     found.ok_or_else(|| bad("the text between the quotes does not fit"))

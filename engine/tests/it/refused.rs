@@ -62,6 +62,15 @@ const FORBIDDEN: &[&str] = &[
     "SqlToRel",
     "caused by",
     "strsim",
+    "hysical plan",
+    "unnest()",
+    "Cannot ",
+    "Unsupported",
+    "PG",
+    "Struct",
+    "Null",
+    "failed to match",
+    "signature",
 ];
 
 fn wrong_statements() -> Vec<(&'static str, &'static str)> {
@@ -89,6 +98,10 @@ fn faults(code: &str, sql: &str, errors: &[Diagnostic]) -> Vec<String> {
                 faults.push(format!("its place is outside of the statement: {}..{}", span.start, span.end));
             }
             Some(_) => {}
+        }
+        let hint = error.hint.as_deref().unwrap_or_default();
+        if hint.matches('(').count() != hint.matches(')').count() {
+            faults.push(format!("its hint is cut off: {hint}"));
         }
         // What the user wrote himself may stand there.
         let told = format!("{} {}", error.message, error.hint.as_deref().unwrap_or_default());

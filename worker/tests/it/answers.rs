@@ -137,6 +137,11 @@ fn constants_that_do_not_fit_their_type_are_refused_not_wrapped() {
     for sum in ["9223372036854775807 + 1", "CAST(32767 AS SMALLINT) + CAST(1 AS SMALLINT)", "3000000000 * 4000000000"] {
         refused(&format!("{T}SELECT {sum} AS s FROM t;"), "TR-2001");
     }
+    // Those that come together only when a filter is brought down through a view, too.
+    let view = format!("{T}CREATE VIEW v AS SELECT 9223372036854775807 AS x, id FROM t;");
+    refused(&format!("{view} SELECT id FROM v WHERE x + 1 > 0;"), "TR-2001");
+    let outcome = tiderace_with(&["run", "-"], &format!("{view} SELECT x + 1 AS s FROM v;"));
+    assert!(outcome.exit == 3 && outcome.notes.contains("TR-2001"), "{}", outcome.notes);
     assert!(printed("SELECT 9223372036854775806 + 1 AS s;").iter().any(|row| row.contains("9223372036854775807")));
 }
 
@@ -253,4 +258,66 @@ fn streams_that_are_dropped_do_not_run() {
     assert_eq!(outcome.exit, 0, "{}", outcome.notes);
     let asked = tiderace_with(&["run", "-", "--query", "SELECT c FROM m"], &sql);
     assert_ne!(asked.exit, 0, "{}", asked.rows);
+}
+
+#[test]
+fn messages_about_values_call_types_as_sql_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.jsonl");
+    std::fs::write(&path, "{\"i\":null,\"s\":\"abc\",\"b\":70000}\n").unwrap();
+    for (expr, told) in [
+        ("COALESCE(i, CAST(s AS INT))", "'abc' can't be read as INT"),
+        ("CAST(b AS SMALLINT)", "70000 is out of the range of SMALLINT"),
+        ("CAST(s AS TIMESTAMP(3))", "'abc' can't be read as TIMESTAMP"),
+        ("CAST(s AS DATE)", "'abc' can't be read as DATE"),
+        ("CAST(s AS DECIMAL(5, 2))", "'abc' can't be read as DECIMAL"),
+        ("CAST(b AS DECIMAL(4, 2))", "DECIMAL"),
+        ("CAST(s AS BOOLEAN)", "'abc' can't be read as BOOLEAN"),
+    ] {
+        let sql = format!(
+            "CREATE TABLE p (i INT, s STRING, b BIGINT) WITH (connector = 'filesystem', path = '{}', format = 'json');
+            SELECT {expr} AS x FROM p;",
+            path.display()
+        );
+        let outcome = tiderace_with(&["run", "-"], &sql);
+        assert_eq!(outcome.exit, 3, "{expr}\n{}", outcome.notes);
+        assert!(outcome.notes.contains(told), "{expr}\n{}", outcome.notes);
+        for theirs in ["Int", "Utf8", "Decimal128", "Cannot", "Date32", "Arrow", "arrow"] {
+            assert!(!outcome.notes.contains(theirs), "{expr}: {theirs}\n{}", outcome.notes);
+        }
+    }
+}
+
+#[test]
+fn instants_are_shown_on_the_sessions_clock() {
+    let sql = "SET 'table.local-time-zone' = 'Asia/Tokyo';
+        SELECT TO_TIMESTAMP_LTZ(0, 3) AS x, ARRAY[TO_TIMESTAMP_LTZ(0, 3)] AS l;";
+    let rows = printed(sql);
+    assert!(rows.iter().any(|row| row.matches("1970-01-01").count() == 2 && row.matches("09:00:00").count() == 2), "{rows:?}");
+}
+
+#[test]
+fn functions_over_instants_look_at_the_sessions_clock() {
+    let set = "SET 'table.local-time-zone' = 'Asia/Tokyo';\n";
+    let rows = printed(&format!("{set}SELECT CAST(date_bin(INTERVAL '1' DAY, TO_TIMESTAMP_LTZ(3600000, 3)) AS STRING) AS x;"));
+    assert!(rows.iter().any(|row| row.contains("1970-01-01 00:00:00")), "{rows:?}");
+    let rows = printed(&format!("{set}SELECT array_to_string(ARRAY[TO_TIMESTAMP_LTZ(0, 3), NULL], ',') AS x;"));
+    assert!(rows.iter().any(|row| row.contains("1970-01-01 09:00:00")), "{rows:?}");
+}
+
+#[test]
+fn a_query_over_views_is_read_like_a_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.sql");
+    std::fs::write(&path, format!("{T}CREATE MATERIALIZED VIEW m AS SELECT id, TIMESTAMP '2024-05-06 07:08:09' AS ts FROM t;")).unwrap();
+    for (query, shown) in [
+        ("SELECT FLOOR(ts TO DAY) AS d FROM m WHERE id = 9", "2024-05-06 00:00:00"),
+        ("SELECT MAP['a', id] AS d FROM m WHERE id = 9", "{a: 9}"),
+        ("SELECT IF(id > 5, 'big', 'small') AS d FROM m WHERE id = 9", "big"),
+        ("SELECT CAST(id AS STRING) || 'x' AS d FROM m ORDER BY id LIMIT 1", "3x"),
+    ] {
+        let outcome = super::tiderace(&["run", path.to_str().unwrap(), "--query", query]);
+        assert_eq!(outcome.exit, 0, "{query}\n{}", outcome.notes);
+        assert!(outcome.rows.contains(shown), "{query}\n{}", outcome.rows);
+    }
 }
