@@ -650,7 +650,7 @@ mod tests {
         let told = run(&format!("{ORDERS} DESCRIBE orders")).unwrap().remove(0);
         assert_eq!(
             told,
-            "id\tBIGINT\tPRIMARY KEY\nwhen\tTIMESTAMP(3)\tNOT NULL, WATERMARK AS `when` - INTERVAL '5 seconds'\ncost\t\tAS price * 2\n\
+            "id\tBIGINT\tPRIMARY KEY, NOT NULL\nwhen\tTIMESTAMP(3)\tNOT NULL, WATERMARK AS `when` - INTERVAL '5 seconds'\ncost\t\tAS price * 2\n\
              price\tDECIMAL(10, 2)\np\tINT\tMETADATA FROM 'partition' VIRTUAL"
         );
     }

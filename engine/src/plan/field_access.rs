@@ -16,7 +16,6 @@ use datafusion::logical_expr::{
 
 use super::diagnose::{FIELDS_OF, external};
 use super::planner_words::no_fields;
-use crate::error::Diagnostic;
 use crate::sql::types::data_type_name;
 
 /// Plans what stands behind a value: `.field`, `[key]`, `[n]`.
@@ -102,13 +101,11 @@ impl Wrong {
                     Box::new(None),
                 )
             }
-            Self::NoRow { of, kind } => external(self.told(of, kind)),
+            Self::NoRow { of, kind } => {
+                let what = if of == "this" { of.clone() } else { format!("`{of}`") };
+                external(no_fields(&what, &data_type_name(kind)))
+            }
         }
-    }
-
-    fn told(&self, of: &str, kind: &DataType) -> Diagnostic {
-        let what = if of == "this" { of.to_owned() } else { format!("`{of}`") };
-        no_fields(&what, &data_type_name(kind))
     }
 }
 

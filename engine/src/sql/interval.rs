@@ -228,7 +228,7 @@ fn add(a: Parts, b: Parts) -> Option<Parts> {
     })
 }
 
-/// `1 hour 30 min`, `2 days 03:04:05`, `1day`, `-5 seconds`, `10` (seconds), `1 day ago`.
+/// `1 hour 30 min`, `2 days 03:04:05`, `1day`, `-5 seconds`, `0`, `1 day ago`.
 fn free(text: &str) -> Option<Parts> {
     let mut words = Vec::new();
     for word in text.split_whitespace() {
@@ -256,7 +256,7 @@ fn free(text: &str) -> Option<Parts> {
             sum = add(sum, scaled(words[at], name)?)?;
             at += 2;
         } else {
-            // A number alone is seconds, as in PostgreSQL.
+            // A number alone, which can only be 0 here.
             sum = add(sum, scaled(words[at], "second").filter(|_| words.len() == 1)?)?;
             at += 1;
         }
@@ -356,7 +356,7 @@ mod tests {
             ("INTERVAL '1.5 years'", 18, 0.0),
             ("INTERVAL '10s'", 0, 10.0),
             ("INTERVAL '250ms'", 0, 0.25),
-            ("INTERVAL '7'", 0, 7.0),
+            ("INTERVAL '0'", 0, 0.0),
             ("- INTERVAL '1' DAY", 0, -86400.0),
             ("INTERVAL '1 week ago'", 0, -604_800.0),
             ("INTERVAL '10' SECOND(3)", 0, 10.0),
@@ -374,6 +374,8 @@ mod tests {
             "INTERVAL '1:99' MINUTE TO SECOND",
             "INTERVAL '0.5' MONTH",
             "INTERVAL ''",
+            "INTERVAL '7'",
+            "INTERVAL '-1.5'",
             "INTERVAL '1:2:3' MINUTE TO SECOND",
             "INTERVAL '99999999999999999' DAY",
             "INTERVAL a DAY",
