@@ -257,7 +257,9 @@ pub fn classify(error: &DataFusionError) -> (Code, String) {
         _ if lower.contains("divide by zero") || lower.contains("division by zero") => {
             return (Code::DivisionByZero, "division by zero".into());
         }
-        _ if lower.contains("overflow") || lower.contains("out of range") || lower.contains("too large to store") => Code::Overflow,
+        _ if lower.contains("overflow") || lower.contains("out of range") || lower.contains("too large to store") => {
+            Code::Overflow
+        }
         _ if lower.contains("cast") || lower.contains("parse") => Code::InvalidCast,
         _ => Code::RowExpression,
     };

@@ -82,9 +82,7 @@ impl Wrong {
     fn find(of: &str, kind: &DataType, name: &str) -> Option<Self> {
         match kind {
             DataType::Struct(fields) if fields.iter().any(|field| field.name() == name) => None,
-            DataType::Struct(fields) => {
-                Some(Self::Unknown { of: of.to_owned(), name: name.to_owned(), fields: fields.clone() })
-            }
+            DataType::Struct(fields) => Some(Self::Unknown { of: of.to_owned(), name: name.to_owned(), fields: fields.clone() }),
             DataType::Map(..) | DataType::Null | DataType::Union(..) | DataType::Dictionary(..) => None,
             _ => Some(Self::NoRow { of: of.to_owned(), kind: kind.clone() }),
         }

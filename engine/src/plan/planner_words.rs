@@ -170,7 +170,8 @@ fn operator(line: &str) -> Option<Diagnostic> {
         && let Some((first, rest)) = types.split_once(", but got incompatible type ")
         && let Some((second, column)) = rest.rsplit_once(" on column ")
     {
-        let message = format!("the queries that are put together give {first} and {second} for the column {}", backquoted(column));
+        let message =
+            format!("the queries that are put together give {first} and {second} for the column {}", backquoted(column));
         return Some(Diagnostic::new(Code::TypeMismatch, message).hint(CAST));
     }
     if let Some((_, kind)) = line.split_once(": type ").filter(|_| line.starts_with("Cannot access field")) {
@@ -398,7 +399,8 @@ pub(super) fn no_fields(what: &str, kind: &str) -> Diagnostic {
         return Diagnostic::new(Code::TypeMismatch, format!("{what} is {kind}: its elements are asked for by their number"))
             .hint("write list[1] for the first");
     }
-    Diagnostic::new(Code::TypeMismatch, format!("{what} is {kind}, which has no fields")).hint("only a ROW has fields, and a MAP keys")
+    Diagnostic::new(Code::TypeMismatch, format!("{what} is {kind}, which has no fields"))
+        .hint("only a ROW has fields, and a MAP keys")
 }
 
 fn backquoted(name: &str) -> String {

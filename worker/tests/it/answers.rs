@@ -309,7 +309,8 @@ fn functions_over_instants_look_at_the_sessions_clock() {
 fn a_query_over_views_is_read_like_a_job() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("job.sql");
-    std::fs::write(&path, format!("{T}CREATE MATERIALIZED VIEW m AS SELECT id, TIMESTAMP '2024-05-06 07:08:09' AS ts FROM t;")).unwrap();
+    std::fs::write(&path, format!("{T}CREATE MATERIALIZED VIEW m AS SELECT id, TIMESTAMP '2024-05-06 07:08:09' AS ts FROM t;"))
+        .unwrap();
     for (query, shown) in [
         ("SELECT FLOOR(ts TO DAY) AS d FROM m WHERE id = 9", "2024-05-06 00:00:00"),
         ("SELECT MAP['a', id] AS d FROM m WHERE id = 9", "{a: 9}"),
