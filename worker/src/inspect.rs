@@ -379,7 +379,7 @@ mod tests {
         assert!(answer(&arguments).err().unwrap().message.contains("no worker"));
         let mut all = exceptions::Exceptions::new(7);
         all.keep_in(folder.path(), "orders");
-        let write = |all: &mut exceptions::Exceptions| all.to_write(true, 0, str::to_owned).unwrap().write().unwrap();
+        let write = |all: &mut exceptions::Exceptions| all.take_write(true, 0, str::to_owned).unwrap().write().unwrap();
         write(&mut all);
         assert_eq!(answer(&arguments).unwrap().text, "Nothing went wrong.\n");
         let problem = tiderace_crds::admin::Problem {

@@ -224,7 +224,7 @@ impl Exceptions {
 
     /// What is to be written now, if anything: `at_once`, or when the last time is long enough ago. It counts as written; the caller says by
     /// [`Self::not_written`] when it wasn't. Apart from the writing, so that nobody waits for a disk to read them.
-    pub fn to_write(&mut self, at_once: bool, now_ms: i64, redact: impl Fn(&str) -> String) -> Option<ToWrite> {
+    pub fn take_write(&mut self, at_once: bool, now_ms: i64, redact: impl Fn(&str) -> String) -> Option<ToWrite> {
         let due = |keeper: &Keeper| at_once || now_ms.saturating_sub(keeper.written_ms) >= WRITE_INTERVAL_MS;
         let keeper = self.keeper.as_ref().filter(|keeper| keeper.is_changed && due(keeper))?;
         let kept = Kept { version: FILE_VERSION, job: keeper.job.clone(), exceptions: self.reply(i64::MIN, redact) };
@@ -398,7 +398,7 @@ mod tests {
         all.keep_in(folder.path(), "orders");
         all.add(String::new(), problem("TR-3008", "no login with hunter2"), 1, 10);
         all.add("t".into(), problem("TR-3105", "bad"), 4, 20);
-        all.to_write(true, 20, redact).unwrap().write().unwrap();
+        all.take_write(true, 20, redact).unwrap().write().unwrap();
         let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert!(!text.contains("hunter2"), "{text}");
 
@@ -430,7 +430,7 @@ mod tests {
             let mut after = Exceptions::new(5);
             after.keep_in(folder.path(), "orders");
             after.add(String::new(), problem("TR-3008", "x"), 1, 50);
-            after.to_write(true, 50, redact).unwrap().write().unwrap();
+            after.take_write(true, 50, redact).unwrap().write().unwrap();
             assert!(std::fs::read_to_string(folder.path().join(FILE)).unwrap().contains("\"atMs\":50"), "it is written over");
         }
     }
@@ -443,7 +443,7 @@ mod tests {
         all.keep_in(folder.path(), "orders");
         let written = |all: &mut Exceptions, at_once, now_ms| {
             let _gone = std::fs::remove_file(&file);
-            if let Some(text) = all.to_write(at_once, now_ms, str::to_owned) {
+            if let Some(text) = all.take_write(at_once, now_ms, str::to_owned) {
                 text.write().unwrap();
             }
             file.exists()

@@ -339,7 +339,7 @@ impl Host {
     }
 
     fn write_exceptions(&self, at_once: bool) {
-        let text = lock(&self.exceptions).to_write(at_once, now_ms(), |text| self.redact(text));
+        let text = lock(&self.exceptions).take_write(at_once, now_ms(), |text| self.redact(text));
         let Some(text) = text else { return };
         if let Err(error) = text.write() {
             lock(&self.exceptions).not_written();
