@@ -7,6 +7,8 @@
 //! Ring 0 (`runtime::core`) is one pinned thread a core: synchronous, no lock, no await, no allocation per row. Sources and sinks that block
 //! live on Ring 1 threads behind bounded rings. It knows no Kubernetes and no client of a foreign system.
 
+#[cfg(test)]
+mod allocation_watch;
 pub mod batch;
 pub mod catalog;
 pub mod connect;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use kube::Resource;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::core::Request;
 use serde_json::{Value, json};
 use tiderace_crds::admin::{PlanCheckRequest, StopRequest};
 use tiderace_crds::{Manifest, StreamingJobSpec, StreamingJobStatus};
@@ -401,13 +403,22 @@ impl Context {
 
     /// Has the API server judge the worker's pod without making it; what it says against it, if it does.
     async fn dry_run(&self, plan: &Plan<'_>) -> Result<Option<String>, ExecuteError> {
-        let pod: Pod = match serde_json::from_value(plan.pod()) {
-            Ok(pod) => pod,
-            Err(error) => return Ok(Some(format!("spec.template makes no pod: {error}"))),
-        };
-        let pods = Api::<Pod>::namespaced(self.client.clone(), plan.namespace);
+        let pod = plan.pod();
+        if let Err(error) = serde_json::from_value::<Pod>(pod.clone()) {
+            return Ok(Some(format!("spec.template makes no pod: {error}")));
+        }
+        // As it was rendered, and strictly: a field that no pod has would be dropped in silence.
         let params = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()) };
-        match pods.create(&params, &pod).await {
+        let asking = "asking whether the namespace takes the worker's pod";
+        let mut request =
+            match Request::new(Pod::url_path(&(), Some(plan.namespace))).create(&params, pod.to_string().into_bytes()) {
+                Ok(request) => request,
+                Err(error) => return at(asking)(kube::Error::BuildRequest(error)),
+            };
+        if let Ok(uri) = format!("{}&fieldValidation=Strict", request.uri()).parse() {
+            *request.uri_mut() = uri;
+        }
+        match self.client.request::<Value>(request).await {
             Ok(_) => Ok(None),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
                 let error = ExecuteError::Kube { what: String::new(), error: Box::new(kube::Error::Api(status.clone())) };
@@ -418,7 +429,7 @@ impl Context {
                 Ok((!status.message.contains("exceeded quota")).then(|| status.message.clone()))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
-            Err(error) => at("asking whether the namespace takes the worker's pod")(error),
+            Err(error) => at(asking)(error),
         }
     }
 

@@ -3,6 +3,8 @@
 //! A quoted cell may hold line ends. So that a stray quote can't swallow what follows, a record that went wrong over several lines gives up
 //! its first line only, and reading goes on with the next.
 
+use std::collections::HashSet;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
@@ -119,8 +121,8 @@ pub struct CsvDecoder {
     by_position: Vec<Option<usize>>,
     /// The same for the current file, when it has a header.
     by_header: Option<Vec<Option<usize>>>,
-    /// The current file's header names no column of the table, so that its records can't be told apart.
-    has_foreign_header: bool,
+    /// What is wrong with the current file's header, so that its records can't be read.
+    bad_header: Option<Flaw>,
     buffer: Vec<u8>,
     cells: Vec<Cell>,
     scratch: String,
@@ -150,7 +152,7 @@ impl CsvDecoder {
             record_bytes_max,
             fields: FieldSet::new(schema)?,
             by_header: None,
-            has_foreign_header: false,
+            bad_header: None,
             buffer: Vec::new(),
             cells: Vec::new(),
             scratch: String::new(),
@@ -301,17 +303,16 @@ impl CsvDecoder {
 
     /// Takes the record whose cells are found; false when it went wrong and only its first line is given up.
     fn record(&mut self, buffer: &[u8], record: &[u8], has_newlines: bool) -> bool {
-        if self.options.header && self.by_header.is_none() {
+        let is_header = self.options.header && self.by_header.is_none();
+        if is_header {
             self.read_header(buffer);
-            if self.has_foreign_header {
-                let names = self.names.all().join(", ");
-                let message = format!("the file's header names none of the table's columns, which are: {names}");
-                self.reject(Code::MissingField, message, record);
-            }
+        }
+        if let Some(Flaw { code, message }) = &self.bad_header {
+            let (code, message) = (*code, message.clone());
+            self.reject(code, message, record);
             return true;
         }
-        if self.has_foreign_header {
-            self.reject(Code::MissingField, "the file's header names none of the table's columns".into(), record);
+        if is_header {
             return true;
         }
         let rows = self.fields.rows();
@@ -340,18 +341,35 @@ impl CsvDecoder {
         let mut place = Place::default();
         let mut columns = Vec::with_capacity(self.cells.len());
         let mut is_foreign = true;
+        let mut named: HashSet<String> = HashSet::new();
+        self.bad_header = None;
         for cell in &self.cells {
             let name = String::from_utf8_lossy(&buffer[cell.start..cell.end]);
-            let target = self.names.find(&mut place, name.trim());
+            let name = name.trim();
+            let target = self.names.find(&mut place, name);
             is_foreign &= matches!(target, Target::Extra);
-            columns.push(match target {
-                // The first cell of a name counts.
-                Target::Column(index) if !columns.contains(&Some(index)) => Some(index),
-                Target::Column(_) | Target::Unneeded | Target::Extra => None,
-            });
+            let column = match target {
+                Target::Column(index) => Some(index),
+                Target::Unneeded | Target::Extra => None,
+            };
+            // `ID` beside `id` is twice the same, too, unless the table has both. What the table has not may stand as often as it likes.
+            let is_twice = match column {
+                Some(index) => columns.contains(&Some(index)),
+                None => target == Target::Unneeded && !named.insert(self.names.declared(name).to_owned()),
+            };
+            if is_twice {
+                let name: String = name.chars().take(80).collect();
+                let message = format!("the file's header names column '{name}' twice");
+                self.bad_header.get_or_insert(Flaw { code: Code::BadRecord, message });
+            }
+            columns.push(column);
         }
         self.by_header = Some(columns);
-        self.has_foreign_header = is_foreign && !self.names.all().is_empty();
+        if is_foreign && !self.names.all().is_empty() {
+            let names = self.names.all().join(", ");
+            let message = format!("the file's header names none of the table's columns, which are: {names}");
+            self.bad_header = Some(Flaw { code: Code::MissingField, message });
+        }
     }
 
     fn row(&mut self, buffer: &[u8]) -> Decode<()> {
@@ -421,7 +439,7 @@ impl Decoder for CsvDecoder {
     fn begin(&mut self, origin: &str) {
         debug_assert!(self.buffer.is_empty(), "the file before was ended");
         origin.clone_into(&mut self.origin);
-        (self.line, self.is_at_start, self.by_header, self.has_foreign_header) = (1, true, None, false);
+        (self.line, self.is_at_start, self.by_header, self.bad_header) = (1, true, None, None);
     }
 
     fn push(&mut self, block: &[u8]) {
@@ -618,6 +636,32 @@ mod tests {
         assert_eq!(told, [(Code::MissingField, 1, "1,x"), (Code::MissingField, 2, "2,y")]);
         let partly = decode(&schema(), options, b"i,z\n1,x\n", &[]);
         assert_eq!(rows(&partly), [(Some(1), None)], "a column that the file has not is NULL");
+    }
+
+    #[test]
+    fn a_header_that_names_a_column_twice_makes_every_record_bad() {
+        let options = CsvOptions { header: true, ..options() };
+        for header in ["i,i,s", "I,s,i", "s,i,S"] {
+            let decoded = decode(&schema(), options.clone(), format!("{header}\n1,2,a\n3,4,b\n").as_bytes(), &[]);
+            assert_eq!(rows(&decoded), [], "{header}");
+            let told: Vec<_> = decoded.rejected.iter().map(|r| (r.code, r.position.unwrap())).collect();
+            assert_eq!(told, [(Code::BadRecord, 1), (Code::BadRecord, 2), (Code::BadRecord, 3)], "{header}");
+            assert!(decoded.rejected[0].message.contains("twice"), "{:?}", decoded.rejected);
+        }
+        let others = decode(&schema(), options.clone(), b"i,x,x\n1,2,a\n", &[]);
+        assert_eq!(rows(&others), [(Some(1), None)], "what the table has not is nobody's");
+        // The plan reads one column only, and the other one stands twice.
+        let narrow = Arc::new(schema().project(&[0]).unwrap());
+        let mut decoder = CsvDecoder::new(&narrow, &schema(), options, 200).unwrap();
+        decoder.begin("t.csv");
+        decoder.push(b"i,s,s\n1,a,b\n");
+        decoder.end();
+        let decoded = decoder.finish().unwrap();
+        assert_eq!((decoded.rows.num_rows(), decoded.rejected.len()), (0, 2));
+        decoder.begin("fine.csv");
+        decoder.push(b"i,s\n1,a\n");
+        decoder.end();
+        assert_eq!(decoder.finish().unwrap().rows.num_rows(), 1, "the next file has a header of its own");
     }
 
     #[test]

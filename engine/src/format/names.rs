@@ -52,6 +52,15 @@ impl NameTable {
         self.declared.iter().map(|(name, _)| name.as_str()).collect()
     }
 
+    /// How the table writes the name that `name` is found by; `name` itself when the table has no such column.
+    pub fn declared<'a>(&'a self, name: &'a str) -> &'a str {
+        if self.declared.iter().any(|(n, _)| n == name) {
+            return name;
+        }
+        let folded = name.to_lowercase();
+        self.declared.iter().find(|(n, _)| n.to_lowercase() == folded).map_or(name, |(n, _)| n)
+    }
+
     /// What `name` is, where it follows `place`.
     pub fn find(&mut self, place: &mut Place, name: &str) -> Target {
         let next = self.entries[place.0 as usize].next;

@@ -8,6 +8,7 @@
 //! ([`crate::sql`]), and they are listed in [`REWRITTEN`].
 
 mod call;
+mod checked_call;
 mod clock;
 mod element;
 mod hash;
@@ -25,6 +26,7 @@ mod time_format;
 mod time_round;
 mod time_text;
 mod url;
+mod value_limit;
 mod zone;
 
 use std::collections::BTreeMap;
@@ -35,9 +37,11 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::ScalarUDF;
 
 use call::{Builtin, Function};
+pub(crate) use checked_call::CheckedCall;
 pub(crate) use json_make::EMBEDDED as EMBEDDED_JSON;
 pub(crate) use time_cut::{TIME_CUT, cuts_times, least_digits, time_cut};
 pub(crate) use time_text::{TIME_TEXT, list_text, read_instant, time_text};
+pub(crate) use value_limit::{VALUE_BYTES_MAX, longest_value};
 pub(crate) use zone::AT_TIME_ZONE;
 
 /// What `tiderace functions` tells of a function.

@@ -14,7 +14,7 @@ use datafusion::common::DataFusionError;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::{EpochMark, OpCx, Operator, Output, PORT_MAIN, Port, Progress, RowAccounts, Watermark};
-use crate::batch::{DeltaBatch, Weights};
+use crate::batch::{DeltaBatch, Weights, rows_bytes};
 use crate::connect::Rejected;
 use crate::error::library_words::{about_a_value, in_sql_types, without_layers};
 use crate::error::{Code, Diagnostic, Result};
@@ -95,12 +95,17 @@ impl FusedChain {
         &self.steps
     }
 
-    /// Filters and computes; rows that fail go to `cx.rows`. Weights stay with their rows.
-    pub fn apply(&self, batch: DeltaBatch, cx: &mut ChainCx<'_>) -> Result<DeltaBatch> {
+    /// Filters and computes; rows that fail go to `cx.rows`. Weights stay with their rows, and rows in their order. One batch comes out, or
+    /// several of about [`Self::JOINED_BYTES_MAX`] bytes where one would be too large.
+    pub fn apply(&self, batch: DeltaBatch, cx: &mut ChainCx<'_>) -> Result<Vec<DeltaBatch>> {
         let batch = if self.uses_time { append_time(batch, cx)? } else { batch };
         match self.run(&batch) {
-            Ok(done) => Ok(done),
-            Err(error) => self.bisect(&batch, error, cx),
+            Ok(done) => Ok(vec![done]),
+            Err(error) => {
+                let mut parts = Vec::new();
+                self.bisect(&batch, &error, cx, &mut parts)?;
+                self.joined(parts)
+            }
         }
     }
 
@@ -134,23 +139,48 @@ impl FusedChain {
     }
 
     /// Halves a failing batch until the bad rows are alone. O(bad · log rows) evaluations.
-    fn bisect(&self, batch: &DeltaBatch, error: DataFusionError, cx: &mut ChainCx<'_>) -> Result<DeltaBatch> {
+    fn bisect(
+        &self,
+        batch: &DeltaBatch,
+        error: &DataFusionError,
+        cx: &mut ChainCx<'_>,
+        parts: &mut Vec<DeltaBatch>,
+    ) -> Result<()> {
         if batch.num_rows() <= 1 {
-            cx.rows.reject(rejection(&error, &batch.rows, &cx.rows.node))?;
-            return Ok(DeltaBatch::append(RecordBatch::new_empty(self.output.clone())));
+            return cx.rows.reject(rejection(error, &batch.rows, &cx.rows.node));
         }
         let half = batch.num_rows() / 2;
-        let mut halves = Vec::with_capacity(2);
         for (offset, len) in [(0, half), (half, batch.num_rows() - half)] {
             let part = DeltaBatch::new(batch.rows.slice(offset, len), batch.weights.slice(offset, len));
-            halves.push(match self.run(&part) {
-                Ok(done) => done,
-                Err(error) => self.bisect(&part, error, cx)?,
-            });
+            match self.run(&part) {
+                Ok(done) => parts.push(done),
+                Err(error) => self.bisect(&part, &error, cx, parts)?,
+            }
         }
-        let weights = Weights::from_vec(halves.iter().flat_map(|h| (0..h.num_rows()).map(|i| h.weights.get(i))).collect());
-        let rows = arrow::compute::concat_batches(&self.output, halves.iter().map(|h| &h.rows)).map_err(internal)?;
-        Ok(DeltaBatch::new(rows, weights))
+        Ok(())
+    }
+
+    /// What a batch that was cut up is put together to again, as long as it is more than this.
+    const JOINED_BYTES_MAX: usize = 256 << 20;
+
+    /// Puts parts together, in their order.
+    fn joined(&self, parts: Vec<DeltaBatch>) -> Result<Vec<DeltaBatch>> {
+        let join = |parts: &[DeltaBatch]| -> Result<DeltaBatch> {
+            let weights = Weights::from_vec(parts.iter().flat_map(|h| (0..h.num_rows()).map(|i| h.weights.get(i))).collect());
+            let rows = arrow::compute::concat_batches(&self.output, parts.iter().map(|h| &h.rows)).map_err(internal)?;
+            Ok(DeltaBatch::new(rows, weights))
+        };
+        let (mut joined, mut start, mut bytes) = (Vec::new(), 0, 0usize);
+        for (at, part) in parts.iter().enumerate() {
+            let more = rows_bytes(&part.rows);
+            if at > start && bytes + more > Self::JOINED_BYTES_MAX {
+                joined.push(join(&parts[start..at])?);
+                (start, bytes) = (at, 0);
+            }
+            bytes += more;
+        }
+        joined.push(join(&parts[start..])?);
+        Ok(joined)
     }
 }
 
@@ -315,7 +345,9 @@ impl ChainOperator {
 impl Operator for ChainOperator {
     fn on_delta(&mut self, _port: Port, batch: DeltaBatch, cx: &mut OpCx<'_>, out: &mut Output) -> Result<()> {
         let mut chain_cx = ChainCx { time_us: cx.time_us, watermark: cx.watermark, rows: cx.rows };
-        out.emit(PORT_MAIN, self.chain.apply(batch, &mut chain_cx)?);
+        for part in self.chain.apply(batch, &mut chain_cx)? {
+            out.emit(PORT_MAIN, part);
+        }
         Ok(())
     }
 
@@ -353,7 +385,8 @@ mod tests {
     fn rows_that_fail_are_left_out_and_the_others_keep_their_weights() {
         let (chain, batch) = division();
         let mut rows = RowAccounts { policy: RowPolicy::Skip, node: "node".into(), ..Default::default() };
-        let out = chain.apply(batch, &mut ChainCx { time_us: 0, watermark: Watermark::MIN, rows: &mut rows }).unwrap();
+        let parts = chain.apply(batch, &mut ChainCx { time_us: 0, watermark: Watermark::MIN, rows: &mut rows }).unwrap();
+        let [out] = parts.as_slice() else { panic!("{} parts", parts.len()) };
         assert_eq!(out.rows.column(0).as_ref(), &Int64Array::from(vec![10, 10]) as &dyn Array);
         assert_eq!((out.weights.get(0), out.weights.get(1)), (2, -1));
         assert_eq!(rows.rejected, vec![(Code::DivisionByZero, 2)]);

@@ -10,11 +10,16 @@ use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, Operator};
 use datafusion::physical_expr::create_physical_expr;
-use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, NegativeExpr};
 use datafusion::physical_plan::PhysicalExpr;
 
+use super::checked_negative::CheckedNegative;
+use super::concat_limit::ConcatLimit;
 use super::decimal_range::DecimalRange;
+use super::diagnose::external;
 use super::sharing::share;
+use crate::error::{Code, Diagnostic};
+use crate::functions::CheckedCall;
 use crate::operators::chain::{EPOCH_TIME_COLUMN, FusedChain, Step, WATERMARK_COLUMN, time_fields};
 
 /// A stateless step over a stream, still in logical form.
@@ -81,12 +86,28 @@ fn bind_time(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     .map(|t| t.data)
 }
 
-/// Compiles one expression over columns. Sums, differences and products of integers and decimals that don't fit their type are errors.
+/// Compiles one expression over columns. Sums, differences, products and negatives of integers and decimals that don't fit their type are
+/// errors; so is what a function of DataFusion can't take, or would make too long.
 pub(super) fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
     let compiled = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     // DataFusion's own arithmetic wraps, unless it is told not to.
     let checked = compiled.transform_up(|part| {
+        if let Some(negative) = part.downcast_ref::<NegativeExpr>() {
+            if matches!(part.data_type(schema.as_arrow())?, DataType::Timestamp(..)) {
+                return Err(external(
+                    Diagnostic::new(Code::TypeMismatch, "a time has no negative")
+                        .hint("subtract it from another time, or take its number: EXTRACT(EPOCH FROM …)"),
+                ));
+            }
+            return Ok(Transformed::yes(CheckedNegative::instead_of(negative)));
+        }
+        if let Some(checked) = CheckedCall::around(&part) {
+            return Ok(Transformed::yes(checked));
+        }
         let Some(binary) = part.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(part)) };
+        if *binary.op() == Operator::StringConcat {
+            return Ok(Transformed::yes(ConcatLimit::around(part)));
+        }
         let is_arithmetic = matches!(binary.op(), Operator::Plus | Operator::Minus | Operator::Multiply);
         if !is_arithmetic && *binary.op() != Operator::Divide {
             return Ok(Transformed::no(part));

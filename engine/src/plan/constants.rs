@@ -29,6 +29,7 @@ const FOREIGN: &[&str] = &[
     "date_trunc",
     "digest",
     "encode",
+    "lpad",
     "make_date",
     "overlay",
     "regexp_count",
@@ -36,6 +37,7 @@ const FOREIGN: &[&str] = &[
     "regexp_like",
     "regexp_match",
     "regexp_replace",
+    "rpad",
     "split_part",
     "substr",
 ];

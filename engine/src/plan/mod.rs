@@ -8,7 +8,9 @@
 //! A new operator is one file beside these (`group.rs`, `window.rs`, …) and one arm in [`build`]'s table.
 
 mod build;
+mod checked_negative;
 mod compile;
+mod concat_limit;
 mod conditions;
 mod constants;
 mod culprit;
@@ -18,6 +20,8 @@ mod declared_length;
 mod diagnose;
 mod emission;
 mod explain;
+#[cfg(test)]
+mod extremes;
 mod field_access;
 mod field_names;
 mod group;

@@ -288,17 +288,22 @@ impl SourceStage {
                 for bad in rejected {
                     rows.reject(bad)?;
                 }
-                let mut batch = DeltaBatch::new(batch, weights);
-                if let Some(chain) = &self.chain {
-                    batch = chain.apply(batch, &mut ChainCx { time_us: self.time_us, watermark: self.watermark, rows })?;
-                }
+                let batch = DeltaBatch::new(batch, weights);
+                let mut parts = match &self.chain {
+                    Some(chain) => chain.apply(batch, &mut ChainCx { time_us: self.time_us, watermark: self.watermark, rows })?,
+                    None => vec![batch],
+                };
                 let mut watermark_us = None;
                 if let Some(spec) = &self.watermark_spec {
-                    batch = refuse_future(batch, spec, self.time_us, rows)?;
-                    watermark_us = greatest(spec, &batch)?;
+                    for part in &mut parts {
+                        *part = refuse_future(part.clone(), spec, self.time_us, rows)?;
+                        watermark_us = watermark_us.max(greatest(spec, part)?);
+                    }
                 }
                 self.splits.advance(split, watermark_us);
-                out.emit(PORT_MAIN, batch);
+                for part in parts {
+                    out.emit(PORT_MAIN, part);
+                }
             }
         }
         Ok(())

@@ -146,6 +146,7 @@ fn failed(path: &Path, error: &StoreError) -> Diagnostic {
         StoreError::Damaged { .. } => {
             (Code::StateCorrupt, "a disk or file system has changed what was written: look at it, then start the job again")
         }
+        StoreError::BudgetTooSmall { .. } => (Code::InvalidConfig, "give the job more memory (`--memory`), or fewer cores"),
         _ => (
             Code::StateUnavailable,
             "look at the disk of the state directory (space, rights, who else uses it), then start the job again",
