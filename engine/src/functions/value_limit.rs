@@ -138,7 +138,7 @@ type Length<'a> = Box<dyn Fn(usize) -> Result<Option<u64>> + 'a>;
 
 fn lengths<'a>(function: &'a str, args: &'a [ColumnarValue]) -> Result<Length<'a>> {
     let sizes = |index: usize| args.get(index).map(Sizes::of).transpose();
-    let size = |index: usize| sizes(index).map(|found| found.unwrap_or_default());
+    let size = |index: usize| sizes(index).map(Option::unwrap_or_default);
     Ok(match function {
         "lpad" | "rpad" => {
             let (text, count, fill) = (size(0)?, integers(&args[1])?, sizes(2)?);
