@@ -10,7 +10,7 @@ use datafusion::logical_expr::Volatility;
 
 use super::call::{Call, Function, error, is_text};
 use crate::error::Code;
-use crate::format::cells::{Cells, write_json_string};
+use crate::format::cells::{Cells, check_type, write_json_string};
 use crate::format::scalar::TimestampStandard;
 
 /// The name of the field around a value that goes into the result as it is.
@@ -44,7 +44,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         signature: "json_array(value, … [NULL|ABSENT ON NULL])",
         doc: "A JSON array of values. A NULL is left out, or with NULL ON NULL becomes null.",
         volatility: Volatility::Immutable,
-        types: |types| Some((types.iter().map(plain).collect(), DataType::Utf8View)),
+        types: |types| types.iter().all(is_writable).then(|| (types.iter().map(plain).collect(), DataType::Utf8View)),
         eval: |call| array(call, true),
     },
     Function {
@@ -54,7 +54,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         signature: "json_array_null(value, …)",
         doc: "As json_array(… NULL ON NULL).",
         volatility: Volatility::Immutable,
-        types: |types| Some((types.iter().map(plain).collect(), DataType::Utf8View)),
+        types: |types| types.iter().all(is_writable).then(|| (types.iter().map(plain).collect(), DataType::Utf8View)),
         eval: |call| array(call, false),
     },
 ];
@@ -64,8 +64,14 @@ fn plain(data_type: &DataType) -> DataType {
     if is_text(data_type) { DataType::Utf8View } else { data_type.clone() }
 }
 
+/// Whether JSON has a form for values of a type.
+fn is_writable(data_type: &DataType) -> bool {
+    data_type.is_null() || check_type(&Field::new("value", plain(data_type), true), true).is_ok()
+}
+
 fn pairs(types: &[DataType]) -> Option<(Vec<DataType>, DataType)> {
-    let is_right = types.len().is_multiple_of(2) && types.iter().step_by(2).all(is_text);
+    let is_right =
+        types.len().is_multiple_of(2) && types.iter().step_by(2).all(is_text) && types.iter().skip(1).step_by(2).all(is_writable);
     is_right.then(|| (types.iter().map(plain).collect(), DataType::Utf8View))
 }
 
