@@ -23,8 +23,6 @@ pub(crate) enum Bug {
     TrustsPages,
     /// A changed block of an ordered table is taken for what was written of it (R5).
     StaleBlocks,
-    /// A checkpoint names blocks whose space it lets go.
-    LetsSpaceGo,
     /// The manifest is made durable before what it names.
     ManifestFirst,
     /// Records that change while they are captured aren't saved as they were (R5).

@@ -2,7 +2,6 @@
 
 use super::Chunk;
 use super::block::BlockFrame;
-use crate::bugs::{self, Bug};
 use crate::store::{FramePlace, StoreHandle};
 
 /// Blocks that are passed at once, at most.
@@ -64,7 +63,7 @@ impl OrderedSnapshot {
             match (block.frame(), block.body_at_hand()) {
                 (Some(frame), _) => {
                     // The table may change the block at any time, and give its space back.
-                    if let Some(store) = self.store.as_ref().filter(|_| !bugs::is_on(Bug::LetsSpaceGo)) {
+                    if let Some(store) = &self.store {
                         store.lock().adopt(&frame.place);
                     }
                     self.places.push((frame.number, frame.place));
@@ -93,7 +92,7 @@ impl OrderedSnapshot {
 
 impl Drop for OrderedSnapshot {
     fn drop(&mut self) {
-        if let Some(store) = self.store.as_ref().filter(|_| !bugs::is_on(Bug::LetsSpaceGo)) {
+        if let Some(store) = &self.store {
             let mut store = store.lock();
             self.places.iter().for_each(|(_, place)| store.release(place));
         }

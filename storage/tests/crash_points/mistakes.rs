@@ -21,7 +21,6 @@ const NOTICED_BY: &[(&str, &[&str])] = &[
     ("SplitsWrong", &["larger::r4_the_index"]),
     ("TrustsPages", &["shard::r14"]),
     ("StaleBlocks", &["ordered::ordered_tables_behave", "ordered::an_ordered_table_larger"]),
-    ("LetsSpaceGo", &["ordered::an_ordered_table_larger"]),
     ("ManifestFirst", &["shard::checkpoints_of_pages", "captures::checkpoints_of_changes"]),
     ("CaptureSavesNothing", &["captures::r5_r7", "captures::checkpoints_of_changes", "threads::each_checkpoint_under_load"]),
     ("ChangesForgetRemovals", &["captures::r5_r7"]),
