@@ -141,13 +141,7 @@ impl Context {
 
     /// The revision that the manifest asks for, or why there can be none.
     fn target(&self, job: &Job, statements: &str) -> Target {
-        if job.spec.replicas > 1 {
-            let text = format!("spec.replicas is {}: several workers are not yet available; set it to 1", job.spec.replicas);
-            return Target::Refused(Trouble::new("PlanInvalid", text));
-        }
-        let mode = job.spec.upgrade.as_ref().map_or(UpgradeMode::Stateless, |u| u.mode);
-        if mode != UpgradeMode::Stateless {
-            let text = format!("spec.upgrade.mode {mode:?} is not yet available: set it to Stateless");
+        if let Some(text) = refusal(&job.spec) {
             return Target::Refused(Trouble::new("PlanInvalid", text));
         }
         let revision = names::revision(&job.name, &job.spec, statements);

@@ -217,11 +217,8 @@ async fn judge(context: &Context, request: &AdmissionRequest<DynamicObject>) -> 
         Ok(spec) => spec,
         Err(error) => return Verdict::Bad(format!("spec: {error}")),
     };
-    if spec.replicas > 1 {
-        return Verdict::Bad(format!("spec.replicas is {}: several workers are not yet available; set it to 1", spec.replicas));
-    }
-    if let Some(mode) = spec.upgrade.as_ref().map(|u| u.mode).filter(|m| *m != UpgradeMode::Stateless) {
-        return Verdict::Bad(format!("spec.upgrade.mode {mode:?} is not yet available: set it to Stateless"));
+    if let Some(why) = refusal(&spec) {
+        return Verdict::Bad(why);
     }
     let Some(statements) = spec.sql.inline.clone() else {
         return Verdict::Good; // the ConfigMap may come after the job; the job's conditions tell

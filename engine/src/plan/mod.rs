@@ -40,7 +40,9 @@ mod stream;
 mod table_check;
 mod time_rules;
 mod usage;
+mod view_expressions;
 mod view_query;
+mod view_sum;
 mod window;
 mod window_node;
 

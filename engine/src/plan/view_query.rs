@@ -13,7 +13,8 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::MemTable;
 use datafusion::execution::SessionStateBuilder;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as PlannerStatement;
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Query, Statement, visit_relations_mut};
@@ -23,6 +24,8 @@ use super::field_names::name_fields;
 use super::names::with_spelling;
 use super::session::{own_planners, read_as_ours};
 use super::time_rules::TimeRules;
+use super::view_expressions::CheckedExpressions;
+use super::view_sum::ExactSum;
 use crate::error::{Code, Diagnostic, Result, Span};
 use crate::operators::materialize::ViewHandle;
 use crate::sql::ast::{Emit, StreamQuery};
@@ -90,8 +93,10 @@ impl ViewQuery {
             .with_type_planner(Arc::new(TideraceTypes))
             .with_default_features()
             .with_analyzer_rule(Arc::new(TimeRules { zone: self.zone }))
+            .with_analyzer_rule(Arc::new(CheckedExpressions))
             .build();
         crate::functions::register(&mut state).map_err(internal)?;
+        state.register_udaf(Arc::new(AggregateUDF::new_from_impl(ExactSum::default()))).map_err(internal)?;
         let context = SessionContext::new_with_state(state);
         for (name, view) in &self.views {
             let table = MemTable::try_new(view.schema().clone(), vec![rows(view)?]).map_err(internal)?;
@@ -222,6 +227,52 @@ mod tests {
         assert_eq!(ask("SELECT total FROM totals ORDER BY Total DESC LIMIT 2"), [10, 7]);
         assert_eq!(ask("SELECT sum(\"Total\") FROM \"Totals\""), [21]);
         assert_eq!(ask("WITH x AS (SELECT * FROM totals) SELECT count(*) FROM x WHERE k <> 'a'"), [2]);
+    }
+
+    /// What a job says of the same expressions, a query says too; no value wraps, none is made without a limit, nothing panics.
+    #[test]
+    fn numbers_that_have_no_room_are_errors_as_in_a_job() {
+        let views = finished("view-query-overflow");
+        let large = "9223372036854775807";
+        for sql in [
+            format!("SELECT total + {large} FROM totals"),
+            format!("SELECT -total - {large} - 1 FROM totals"),
+            format!("SELECT k FROM totals WHERE total * {large} < 0"),
+            format!("SELECT k FROM totals ORDER BY total * {large}"),
+            format!("SELECT sum(total * {large}) FROM totals"),
+            format!("SELECT sum(x) FROM (SELECT CAST({large} AS BIGINT) AS x, k FROM totals)"),
+            format!("SELECT sum(DISTINCT x) FROM (SELECT {large} - total AS x FROM totals)"),
+            format!("SELECT k, sum({large} - total) OVER (ORDER BY k) FROM totals"),
+            "SELECT sum(x) FROM (SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) AS x FROM totals)".to_owned(),
+            format!("SELECT a.total + {large} FROM totals AS a JOIN totals AS b ON a.total + 1 = b.total + 1"),
+        ] {
+            let asked = ViewQuery::plan(&views, Zone::UTC, &sql).and_then(|query| query.run(Duration::from_secs(5)));
+            assert_eq!(asked.unwrap_err().code, Code::Overflow, "{sql}");
+        }
+        let asked = ViewQuery::plan(&views, Zone::UTC, "SELECT lpad(k, 2000000000, 'x') FROM totals");
+        let asked = asked.and_then(|query| query.run(Duration::from_secs(5))).unwrap_err();
+        assert!(asked.message.contains("16 MiB") || asked.message.contains("16777216"), "{asked:?}");
+    }
+
+    #[test]
+    fn checked_expressions_mean_what_the_plain_ones_do() {
+        let views = finished("view-query-checked");
+        let ask = |sql: &str| {
+            let batch = ViewQuery::plan(&views, Zone::UTC, sql).unwrap().run(Duration::from_secs(5)).unwrap();
+            let lines = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap().to_string();
+            lines.lines().skip(3).filter(|line| !line.starts_with('+')).map(str::to_owned).collect::<Vec<_>>().join(";").replace(' ', "")
+        };
+        // a 10, b 7, c 4
+        assert_eq!(ask("SELECT k || '-' || upper(k), total * 2 + 1, -total FROM totals ORDER BY k"), "|a-A|21|-10|;|b-B|15|-7|;|c-C|9|-4|");
+        assert_eq!(ask("SELECT total % 2 AS odd, sum(total), sum(DISTINCT total % 3) FROM totals GROUP BY total % 2 ORDER BY odd"), "|0|14|1|;|1|7|1|");
+        assert_eq!(ask("SELECT k, sum(total) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM totals ORDER BY k"), "|a|10|;|b|17|;|c|11|");
+        assert_eq!(ask("SELECT a.k FROM totals a LEFT JOIN totals b ON a.total = b.total + 3 WHERE b.k IS NOT NULL ORDER BY a.k"), "|a|;|b|");
+        assert_eq!(ask("SELECT a.k FROM totals a LEFT JOIN totals b ON a.total = b.total + 3 WHERE b.total + 1 > 0 ORDER BY a.k"), "|a|;|b|");
+        assert_eq!(ask("SELECT k FROM totals WHERE total > (SELECT sum(total) / 3 - 1 FROM totals) ORDER BY k"), "|a|;|b|");
+        assert_eq!(ask("SELECT k FROM totals a WHERE EXISTS (SELECT 1 FROM totals b WHERE b.total = a.total + 3) ORDER BY k"), "|b|;|c|");
+        assert_eq!(ask("SELECT sum(total) FROM totals WHERE k = 'none'"), "||");
+        assert_eq!(ask("SELECT CASE WHEN total > 100 THEN total * 9223372036854775807 ELSE total END FROM totals ORDER BY 1"), "|4|;|7|;|10|");
+        assert_eq!(ask("SELECT length(concat('a', 'b')), 1 + 1 FROM totals LIMIT 1"), "|2|2|");
     }
 
     #[test]
