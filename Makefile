@@ -69,6 +69,7 @@ update: ## Write the generated files anew (definitions, reference pages, deploy/
 
 bench: setup ## Nexmark: events per second and core, CPU per event, memory, digests (BENCH="q0 q17 --cores 1 --rounds 1" narrows it)
 	cargo bench --locked --bench nexmark -- $(BENCH)
+	$(if $(BENCH),,cargo bench --locked --bench replayed)
 	$(if $(BENCH),,cargo bench --locked --bench ycsb -- $(YCSB))
 	$(if $(BENCH),,$(MAKE) --no-print-directory bench-operator)
 

@@ -228,7 +228,7 @@ pub struct Resources {
     /// Pinned cores, a whole number; in a cluster 1 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cores>,
-    /// `8Gi`, `512Mi`. For `tiderace run` the bound on the state in memory; in a cluster the memory of the worker's container, 1Gi when left out,
+    /// `8Gi`, `512Mi`. For `tiderace run` the bound on the state in memory; in a cluster the memory of the worker's container, at least 128Mi, 1Gi when left out,
     /// of which the state gets a part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemorySize>,

@@ -42,7 +42,10 @@ fn main() {
     let cores: Vec<usize> = value("--cores").map_or(vec![1, 2], |v| v.split(',').filter_map(|c| c.parse().ok()).collect());
     let rounds: usize = value("--rounds").and_then(|v| v.parse().ok()).unwrap_or(3);
     let chosen: Vec<&str> = args.iter().map(String::as_str).filter(|a| a.starts_with('q')).collect();
-    println!("{:<5} {:<7} {:>5} {:>11} {:>12} {:>9} {:>12}  digest", "query", "sink", "cores", "events", "M ev/s/core", "(least)", "result rows");
+    println!(
+        "{:<5} {:<7} {:>5} {:>11} {:>12} {:>9} {:>12}  digest",
+        "query", "sink", "cores", "events", "M ev/s/core", "(least)", "result rows"
+    );
     for query in QUERIES.iter().filter(|query| chosen.is_empty() || chosen.contains(*query)) {
         for cores in &cores {
             for sink in ["plain", "digest"] {
@@ -52,7 +55,10 @@ fn main() {
                 };
                 let (most, least) = runs.iter().map(rate).fold((f64::MIN, f64::MAX), |(m, l), r| (m.max(r), l.min(r)));
                 let Some(first) = runs.first() else { continue };
-                println!("{query:<5} {sink:<7} {cores:>5} {:>11} {most:>12.2} {least:>9.2} {:>12}  {}", first[0], first[2], first[3]);
+                println!(
+                    "{query:<5} {sink:<7} {cores:>5} {:>11} {most:>12.2} {least:>9.2} {:>12}  {}",
+                    first[0], first[2], first[3]
+                );
             }
         }
     }
@@ -85,11 +91,16 @@ fn run_one(args: &[String]) {
     let digest = sink == "digest";
     let job = planned(
         &format!("{}\n{}", section("tables"), section(query)),
-        &[("source", "'connector' = 'memory', 'name' = 'events'"), ("sink", &format!("'connector' = 'blackhole', 'digest' = '{digest}'"))],
+        &[
+            ("source", "'connector' = 'memory', 'name' = 'events'"),
+            ("sink", &format!("'connector' = 'blackhole', 'digest' = '{digest}'")),
+        ],
         cores,
     );
     let start = Instant::now();
-    Job::start(job.graph, JobOptions { cores, pin: true, ..JobOptions::default() }).wait().unwrap_or_else(|error| panic!("{query}: {error}"));
+    // The sink's sums last as long as the job.
+    let running = Job::start(job.graph, JobOptions { cores, pin: true, ..JobOptions::default() });
+    running.wait().unwrap_or_else(|error| panic!("{query}: {error}"));
     let seconds = start.elapsed().max(Duration::from_micros(1)).as_secs_f64();
     let total = blackhole::total("sink").expect("the query's sink");
     println!("{events} {seconds} {} {:032x}", total.rows, total.digest);
@@ -112,7 +123,8 @@ fn recorded() -> Vec<RecordBatch> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/events.jsonl.gz");
     let output = MemoryOutput::new(1 << 20);
     let _registration = output.register("recorded").expect("a free name");
-    let columns = "t INT, auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, url STRING, `dateTime` BIGINT, extra STRING";
+    let columns =
+        "t INT, auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, url STRING, `dateTime` BIGINT, extra STRING";
     let job = planned(
         &format!(
             "CREATE TABLE file ({columns}) WITH ('connector' = 'filesystem', 'path' = '{}', 'format' = 'json');

@@ -6,6 +6,7 @@
 //! It links no planner and no engine: a plan is checked by the job's own image. `kubectl tiderace`, the plugin, is here too.
 #![forbid(unsafe_code)]
 
+mod cannot_run;
 pub mod certificates;
 pub mod check;
 pub mod command;

@@ -12,8 +12,9 @@ use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::Value;
 use tiderace_crds::admin::PlanCheckReply;
-use tiderace_crds::{DesiredState, MemorySize, StreamingJobStatus, UpgradeMode};
+use tiderace_crds::{DesiredState, MemorySize, StreamingJobStatus};
 
+use crate::cannot_run::cannot_run;
 use crate::certificates::{self, Contents};
 use crate::context::{Context, StatementsVersion};
 use crate::decide::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Trouble, Worker};
@@ -141,7 +142,7 @@ impl Context {
 
     /// The revision that the manifest asks for, or why there can be none.
     fn target(&self, job: &Job, statements: &str) -> Target {
-        if let Some(text) = refusal(&job.spec) {
+        if let Some(text) = cannot_run(&job.spec) {
             return Target::Refused(Trouble::new("PlanInvalid", text));
         }
         let revision = names::revision(&job.name, &job.spec, statements);

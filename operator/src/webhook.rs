@@ -19,10 +19,11 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use serde_json::json;
+use tiderace_crds::StreamingJobSpec;
 use tiderace_crds::admin::PlanCheckReply;
-use tiderace_crds::{StreamingJobSpec, UpgradeMode};
 use tokio_util::sync::CancellationToken;
 
+use crate::cannot_run::cannot_run;
 use crate::certificates;
 use crate::command::RunArgs;
 use crate::context::Context;
@@ -217,7 +218,7 @@ async fn judge(context: &Context, request: &AdmissionRequest<DynamicObject>) -> 
         Ok(spec) => spec,
         Err(error) => return Verdict::Bad(format!("spec: {error}")),
     };
-    if let Some(why) = refusal(&spec) {
+    if let Some(why) = cannot_run(&spec) {
         return Verdict::Bad(why);
     }
     let Some(statements) = spec.sql.inline.clone() else {

@@ -43,6 +43,7 @@ const SUMMARY: &str = "\
 - [Files of the storage layer](storage-format.md)
 - [Bench: Nexmark, 2026-11-21](bench/2026-11-21.md)
 - [Bench: storage, 2026-11-21](bench/2026-11-21-storage.md)
+- [Bench: Nexmark beside Flink, 2026-11-22](bench/2026-11-22.md)
 - [Bench: storage, 2026-11-22](bench/2026-11-22-storage.md)
 - [Errors](reference/errors.md)
 ";

@@ -118,12 +118,15 @@ impl CompiledExpression {
         let function = Self {
             compiled: physical(expr, &read)?,
             // A planner that asks what comes of a NULL gives one for any column.
-            columns: Arc::new(Schema::new(read.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>())),
+            columns: Arc::new(Schema::new(
+                read.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>(),
+            )),
             field: expr.to_field(&read)?.1,
             signature: Signature::any(columns.len(), Volatility::Immutable),
             expr: expr.clone(),
         };
-        let function = if columns.is_empty() { Self { signature: Signature::nullary(Volatility::Immutable), ..function } } else { function };
+        let function =
+            if columns.is_empty() { Self { signature: Signature::nullary(Volatility::Immutable), ..function } } else { function };
         let args = columns.into_iter().map(Expr::Column).collect();
         Ok(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), args)))
     }
@@ -179,7 +182,9 @@ impl ScalarUDFImpl for CompiledExpression {
             )));
         }
         match value {
-            ColumnarValue::Array(array) if rows == 1 => Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&array, 0)?)),
+            ColumnarValue::Array(array) if rows == 1 => {
+                Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&array, 0)?))
+            }
             value => Ok(value),
         }
     }

@@ -12,8 +12,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::MemTable;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::FunctionRegistry;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::{AggregateUDF, LogicalPlan};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as PlannerStatement;
@@ -243,7 +243,8 @@ mod tests {
             format!("SELECT sum(x) FROM (SELECT CAST({large} AS BIGINT) AS x, k FROM totals)"),
             format!("SELECT sum(DISTINCT x) FROM (SELECT {large} - total AS x FROM totals)"),
             format!("SELECT k, sum({large} - total) OVER (ORDER BY k) FROM totals"),
-            "SELECT sum(x) FROM (SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) AS x FROM totals)".to_owned(),
+            "SELECT sum(x) FROM (SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) AS x FROM totals)"
+                .to_owned(),
             format!("SELECT a.total + {large} FROM totals AS a JOIN totals AS b ON a.total + 1 = b.total + 1"),
         ] {
             let asked = ViewQuery::plan(&views, Zone::UTC, &sql).and_then(|query| query.run(Duration::from_secs(5)));
@@ -260,18 +261,46 @@ mod tests {
         let ask = |sql: &str| {
             let batch = ViewQuery::plan(&views, Zone::UTC, sql).unwrap().run(Duration::from_secs(5)).unwrap();
             let lines = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap().to_string();
-            lines.lines().skip(3).filter(|line| !line.starts_with('+')).map(str::to_owned).collect::<Vec<_>>().join(";").replace(' ', "")
+            lines
+                .lines()
+                .skip(3)
+                .filter(|line| !line.starts_with('+'))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join(";")
+                .replace(' ', "")
         };
         // a 10, b 7, c 4
-        assert_eq!(ask("SELECT k || '-' || upper(k), total * 2 + 1, -total FROM totals ORDER BY k"), "|a-A|21|-10|;|b-B|15|-7|;|c-C|9|-4|");
-        assert_eq!(ask("SELECT total % 2 AS odd, sum(total), sum(DISTINCT total % 3) FROM totals GROUP BY total % 2 ORDER BY odd"), "|0|14|1|;|1|7|1|");
-        assert_eq!(ask("SELECT k, sum(total) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM totals ORDER BY k"), "|a|10|;|b|17|;|c|11|");
-        assert_eq!(ask("SELECT a.k FROM totals a LEFT JOIN totals b ON a.total = b.total + 3 WHERE b.k IS NOT NULL ORDER BY a.k"), "|a|;|b|");
-        assert_eq!(ask("SELECT a.k FROM totals a LEFT JOIN totals b ON a.total = b.total + 3 WHERE b.total + 1 > 0 ORDER BY a.k"), "|a|;|b|");
+        assert_eq!(
+            ask("SELECT k || '-' || upper(k), total * 2 + 1, -total FROM totals ORDER BY k"),
+            "|a-A|21|-10|;|b-B|15|-7|;|c-C|9|-4|"
+        );
+        assert_eq!(
+            ask("SELECT total % 2 AS odd, sum(total), sum(DISTINCT total % 3) FROM totals GROUP BY total % 2 ORDER BY odd"),
+            "|0|14|1|;|1|7|1|"
+        );
+        assert_eq!(
+            ask("SELECT k, sum(total) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM totals ORDER BY k"),
+            "|a|10|;|b|17|;|c|11|"
+        );
+        assert_eq!(
+            ask("SELECT a.k FROM totals a LEFT JOIN totals b ON a.total = b.total + 3 WHERE b.k IS NOT NULL ORDER BY a.k"),
+            "|a|;|b|"
+        );
+        assert_eq!(
+            ask("SELECT a.k FROM totals a LEFT JOIN totals b ON a.total = b.total + 3 WHERE b.total + 1 > 0 ORDER BY a.k"),
+            "|a|;|b|"
+        );
         assert_eq!(ask("SELECT k FROM totals WHERE total > (SELECT sum(total) / 3 - 1 FROM totals) ORDER BY k"), "|a|;|b|");
-        assert_eq!(ask("SELECT k FROM totals a WHERE EXISTS (SELECT 1 FROM totals b WHERE b.total = a.total + 3) ORDER BY k"), "|b|;|c|");
+        assert_eq!(
+            ask("SELECT k FROM totals a WHERE EXISTS (SELECT 1 FROM totals b WHERE b.\"Total\" = a.\"Total\" + 3) ORDER BY k"),
+            "|b|;|c|"
+        );
         assert_eq!(ask("SELECT sum(total) FROM totals WHERE k = 'none'"), "||");
-        assert_eq!(ask("SELECT CASE WHEN total > 100 THEN total * 9223372036854775807 ELSE total END FROM totals ORDER BY 1"), "|4|;|7|;|10|");
+        assert_eq!(
+            ask("SELECT CASE WHEN total > 100 THEN total * 9223372036854775807 ELSE total END FROM totals ORDER BY 1"),
+            "|4|;|7|;|10|"
+        );
         assert_eq!(ask("SELECT length(concat('a', 'b')), 1 + 1 FROM totals LIMIT 1"), "|2|2|");
     }
 

@@ -6,7 +6,7 @@ use tiderace_crds::{StreamingJobSpec, UpgradeMode};
 const MEMORY_BYTES_MIN: u64 = 128 << 20;
 
 /// Why `spec` can't run, and what to change; `None` if nothing speaks against it.
-pub(crate) fn refusal(spec: &StreamingJobSpec) -> Option<String> {
+pub(crate) fn cannot_run(spec: &StreamingJobSpec) -> Option<String> {
     if spec.replicas > 1 {
         return Some(format!("spec.replicas is {}: several workers are not yet available; set it to 1", spec.replicas));
     }
@@ -34,7 +34,7 @@ mod tests {
         let told = |more: serde_json::Value| {
             let mut spec = json!({"sql": {"inline": "SELECT 1"}});
             spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            refusal(&serde_json::from_value(spec).unwrap())
+            cannot_run(&serde_json::from_value(spec).unwrap())
         };
         assert_eq!(told(json!({})), None);
         assert_eq!(told(json!({"resources": {"memory": "128Mi"}})), None);
