@@ -132,6 +132,12 @@ pub async fn odd_values_are_refused(space: Space) -> Result<()> {
     let render = async |values: &str| {
         cluster.helm(&["template", "odd", &chart, "-n", install::OPERATOR_NAMESPACE, "--skip-tests", "--set", values]).await
     };
+    // A second operator for the same jobs would be one too many.
+    for (namespace, values) in [(space.name(), "replicas=1"), (install::OPERATOR_NAMESPACE, "watchNamespaces={shop}")] {
+        let second = cluster.helm(&["install", "second", &chart, "-n", namespace, "--dry-run=server", "--set", values]).await;
+        let Err(error) = second else { bail!("a second operator was taken with {values}") };
+        ensure!(format!("{error:#}").contains("watches all namespaces already"), "{values} was refused, but for {error:#}");
+    }
     for (values, word) in REFUSED {
         let Err(error) = render(values).await else { bail!("{values} was taken") };
         let text = format!("{error:#}");
