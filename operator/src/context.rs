@@ -79,6 +79,10 @@ pub type JobKey = (String, String);
 struct Quiet {
     /// How often a watch reported a change.
     changes: u64,
+    /// How often one of them was of a setting: neither of the job, its StatefulSet, pods or volumes, nor of a check.
+    setting_changes: u64,
+    /// The settings that were found as they should be: their fingerprint, what `setting_changes` was, and until when that is believed.
+    settings_seen: Option<(u64, u64, Instant)>,
     /// What to look at, and when the next whole pass is due; none while there is something to do.
     glance: Option<(Glance, Instant)>,
 }
@@ -88,6 +92,8 @@ struct Quiet {
 pub struct Glance {
     /// The running worker.
     pub worker: IpAddr,
+    /// Until when it is looked at often: shortly after its start.
+    pub early_until: Timestamp,
     /// Where the statements come from, if not from the manifest.
     pub statements: Option<StatementsVersion>,
 }
@@ -176,6 +182,38 @@ impl Context {
         let job = quiet.entry(key).or_default();
         job.changes += 1;
         job.glance = None;
+    }
+
+    /// The same, of a setting: a Service, a Secret and the like.
+    pub fn mark_setting_changed(&self, key: JobKey) {
+        {
+            let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+            quiet.entry(key.clone()).or_default().setting_changes += 1;
+        }
+        self.mark_changed(key);
+    }
+
+    /// How many changes were reported of the job's settings.
+    pub fn setting_changes(&self, key: &JobKey) -> u64 {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner).get(key).map_or(0, |job| job.setting_changes)
+    }
+
+    /// Settings with this fingerprint, read after `changes` had been reported, are as they should be: until the next change they needn't be read again.
+    pub fn set_settings_seen(&self, key: &JobKey, fingerprint: u64, changes: u64) {
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = quiet.entry(key.clone()).or_default();
+        if !self.options.whole_pass_interval.is_zero() {
+            job.settings_seen = Some((fingerprint, changes, Instant::now() + self.options.whole_pass_interval));
+        }
+    }
+
+    /// Whether settings with this fingerprint were read, and no watch has reported a change of any since.
+    pub fn are_settings_seen(&self, key: &JobKey, fingerprint: u64) -> bool {
+        let quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = quiet.get(key) else { return false };
+        job.settings_seen.is_some_and(|(seen, changes, until)| {
+            seen == fingerprint && changes == job.setting_changes && Instant::now() < until
+        })
     }
 
     /// How many changes were reported of the job.

@@ -1,6 +1,7 @@
 //! Reads all that `decide` needs to know of one job. It writes nothing.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -362,6 +363,16 @@ impl Context {
         let revision = names::revision(&job.name, &job.spec, statements);
         let image = job.spec.image.as_deref().unwrap_or(&self.options.default_image);
         let wanted = self.plan(job, &job.spec, statements, &revision, image).settings(&job.spec);
+        // Read again only when a watch has reported a change: a starting job has a pass a second.
+        let key = (job.namespace.clone(), job.name.clone());
+        let mut hasher = DefaultHasher::new();
+        (&job.uid, &revision, status.deployed.as_ref().map(|deployed| &deployed.revision)).hash(&mut hasher);
+        wanted.iter().for_each(|object| object.to_string().hash(&mut hasher));
+        let fingerprint = hasher.finish();
+        if self.are_settings_seen(&key, fingerprint) {
+            return Ok((true, None));
+        }
+        let changes = self.setting_changes(&key);
         let mut reads = Vec::new();
         for object in &wanted {
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -412,6 +423,9 @@ impl Context {
             let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &job.namespace);
             // A revision's ConfigMap that somebody deleted: it can be made again only from the manifest it came from.
             current &= deployed.revision != revision || maps.get_metadata_opt(&revision).await?.is_some();
+        }
+        if current {
+            self.set_settings_seen(&key, fingerprint, changes);
         }
         Ok((current, None))
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::Action as Requeue;
 use kube::{Resource, ResourceExt};
@@ -13,7 +14,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::context::{Context, Glance, StatementsVersion};
-use crate::decide::{Action, Job, POLL_MS, Worker, decide, is_true};
+use crate::decide::{Action, EARLY, Job, POLL_EARLY_MS, POLL_MS, Worker, decide, is_true};
 use crate::execute::ExecuteError;
 use crate::names::{self, FINALIZER, STATUS_MANAGER};
 
@@ -101,7 +102,8 @@ async fn glance(namespace: &str, name: &str, context: &Context) -> Option<Requeu
     let glance = context.quiet(&(namespace.to_owned(), name.to_owned()))?;
     let is_as_before = matches!(context.workers.is_running(glance.worker).await, Ok(true))
         && has_same_statements(context, namespace, glance.statements.as_ref()).await;
-    is_as_before.then(|| Requeue::requeue(Duration::from_millis(POLL_MS)))
+    let is_early = context.now() < glance.early_until;
+    is_as_before.then(|| Requeue::requeue(Duration::from_millis(if is_early { POLL_EARLY_MS } else { POLL_MS })))
 }
 
 async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, ReconcileError> {
@@ -162,13 +164,15 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
     result?;
     if decision.actions.is_empty()
         && decision.status.operation.is_none()
-        && decision.requeue_ms == POLL_MS
+        && matches!(decision.requeue_ms, POLL_EARLY_MS | POLL_MS)
         && job.spec.active_deadline_seconds.is_none()
         && is_true(&decision.status.conditions, "Ready")
         && let (Some(worker), Worker::Status(said)) = (&scene.worker, &scene.observed.worker)
         && said.state == WorkerState::Running
     {
-        context.set_quiet(&key, changes, Glance { worker: worker.address, statements: scene.statements_version.clone() });
+        let early_until = decision.status.deployed.as_ref().map_or(Timestamp::MIN, |deployed| deployed.at.0 + EARLY);
+        let glance = Glance { worker: worker.address, early_until, statements: scene.statements_version.clone() };
+        context.set_quiet(&key, changes, glance);
     }
     let mut wait_ms = decision.requeue_ms;
     if decision.actions.contains(&Action::StartCheck) && context.has_remembered_check(&uid) {

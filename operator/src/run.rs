@@ -237,19 +237,19 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
     let mut controller = Controller::for_stream_with(roots, reader, resource.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .graceful_shutdown_on(stop.cancelled_owned());
-    controller = controller.watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
+    controller = controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
+    controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
+    controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
     controller =
-        controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context));
+        controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
     // What a job owns and nothing else touches: a deletion by somebody else is put right at once.
-    controller = controller.watches_stream(changes::<Secret>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<ServiceAccount>(&client, namespace.as_deref()), job_of(&resource, &context));
-    controller = controller.watches_stream(changes::<NetworkPolicy>(&client, namespace.as_deref()), job_of(&resource, &context));
+    controller = controller.watches_stream(changes::<Secret>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller.watches_stream(changes::<ServiceAccount>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller.watches_stream(changes::<NetworkPolicy>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
     controller =
-        controller.watches_stream(changes::<PodDisruptionBudget>(&client, namespace.as_deref()), job_of(&resource, &context));
+        controller.watches_stream(changes::<PodDisruptionBudget>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
     controller = controller.watches_stream_with(
         pod_monitors(client.clone(), namespace.clone()),
         job_of_object(resource.clone(), Arc::clone(&context)),
@@ -366,16 +366,26 @@ fn heard<T: Send + 'static>(
     })
 }
 
+/// What an object is to its job.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// It runs, stores or checks.
+    Workload,
+    /// It is written once and stays as it is.
+    Setting,
+}
+
 /// From an object to the job that its label names.
 fn job_of<K>(
     resource: &ApiResource,
     context: &Arc<Context>,
+    part: Part,
 ) -> impl Fn(PartialObjectMeta<K>) -> Option<ObjectRef<DynamicObject>> + Send + Sync + use<K>
 where
     K: kube::Resource<DynamicType = ()> + 'static,
 {
     let (resource, context) = (resource.clone(), Arc::clone(context));
-    move |object| owner(&object.metadata, &resource, &context)
+    move |object| owner(&object.metadata, &resource, &context, part)
 }
 
 /// The same for a kind that may be missing.
@@ -383,12 +393,16 @@ fn job_of_object(
     resource: ApiResource,
     context: Arc<Context>,
 ) -> impl Fn(PartialObjectMeta<DynamicObject>) -> Option<ObjectRef<DynamicObject>> + Send + Sync {
-    move |object| owner(&object.metadata, &resource, &context)
+    move |object| owner(&object.metadata, &resource, &context, Part::Setting)
 }
 
-fn owner(metadata: &ObjectMeta, resource: &ApiResource, context: &Context) -> Option<ObjectRef<DynamicObject>> {
+fn owner(metadata: &ObjectMeta, resource: &ApiResource, context: &Context, part: Part) -> Option<ObjectRef<DynamicObject>> {
     let name = metadata.labels.as_ref()?.get(JOB_LABEL)?.clone();
     let namespace = metadata.namespace.as_deref()?;
-    context.mark_changed((namespace.to_owned(), name.clone()));
+    let key = (namespace.to_owned(), name.clone());
+    match part {
+        Part::Workload => context.mark_changed(key),
+        Part::Setting => context.mark_setting_changed(key),
+    }
     Some(ObjectRef::new_with(&name, resource.clone()).within(namespace))
 }

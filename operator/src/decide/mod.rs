@@ -37,6 +37,8 @@ pub const POLL_MS: u64 = 10_000;
 pub const POLL_EARLY_MS: u64 = 1_000;
 /// How long to wait at first for something that a watch should report anyhow, milliseconds.
 const LOOK_AGAIN_MS: u64 = 1_000;
+/// For so long after its start a worker is looked at often.
+pub const EARLY: SignedDuration = SignedDuration::from_secs(60);
 /// The longest wait for such a thing: a thousand jobs that wait for nodes must not ask for the same thing every second.
 const LOOK_AGAIN_MS_MAX: u64 = 15_000;
 /// How long to wait for something that no watch reports, milliseconds.
@@ -280,7 +282,7 @@ impl Pass<'_> {
         }
         self.keep_settings(verdict);
         let age = self.now.duration_since(deployed.at.0);
-        let is_early = age < SignedDuration::from_secs(60) || self.pod().is_none_or(|p| !p.is_ready);
+        let is_early = age < EARLY || self.pod().is_none_or(|p| !p.is_ready);
         self.look_again(if is_early { POLL_EARLY_MS } else { POLL_MS });
     }
 
