@@ -1,9 +1,10 @@
 //! One operator and a thousand jobs on a real API server, with pods that are only said to run: what the operator costs, and how soon it acts.
 //!
-//! The cluster has no node. This program plays the kubelet (binds pods, says that they are ready, ends pods that check plans) and the workers (answers
+//! The cluster has no node, and its scheduler is held. This program plays the kubelet (says that pods are ready, ends pods that check plans) and the workers (answers
 //! the admin API over mTLS with each job's own certificate, on one loopback address a pod). The operator is a process of this machine.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,6 +117,8 @@ async fn measure(cluster: &Cluster, jobs: usize) -> Result<Figures> {
         cluster.kubectl(&["get", "streamingjobs", "-n", NAMESPACE]).await.map(drop)
     })
     .await?;
+    // Without a node it would say again and again of pods that run here that they can't be scheduled.
+    cluster.on_node("control", &["pkill", "-STOP", "-f", "^[^ ]*kube-scheduler"]).await.context("stopping the scheduler")?;
     let workers = Workers::default();
     let certificates = Arc::new(Certificates::default());
     let helpers = [
@@ -303,45 +306,50 @@ async fn reactions(cluster: &Cluster, jobs: usize) -> Result<(u128, u128)> {
 /// Says of every pod what a kubelet would: workers run and are ready, checks of plans have succeeded, deleted pods are gone.
 async fn play_kubelet(client: Client, workers: Workers) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
-    let mut next_address = 0_u32;
     let stream = watcher(pods.clone(), watcher::Config::default()).default_backoff().applied_objects();
-    let mut stream = Box::pin(stream);
-    while let Some(pod) = stream.next().await {
-        let pod = match pod {
-            Ok(pod) => pod,
-            Err(error) => {
-                eprintln!("bench: watching pods: {error}");
-                continue;
+    // Pods that have an address, by uid: an event may tell of a time before that.
+    let seen = RefCell::new(HashSet::new());
+    stream
+        .for_each_concurrent(PARALLEL, |pod| {
+            let (pods, workers, seen) = (pods.clone(), workers.clone(), &seen);
+            async move {
+                match pod {
+                    Ok(pod) => tend(&pods, &workers, seen, &pod).await,
+                    Err(error) => eprintln!("bench: watching pods: {error}"),
+                }
             }
-        };
-        let name = pod.name_any();
-        if pod.metadata.deletion_timestamp.is_some() {
-            let now = kube::api::DeleteParams { grace_period_seconds: Some(0), ..kube::api::DeleteParams::default() };
-            let _ = pods.delete(&name, &now).await; // it may be gone already
-            continue;
-        }
-        if pod.status.as_ref().is_some_and(|s| s.pod_ip.is_some()) {
-            continue;
-        }
-        next_address += 1;
-        let [_, b, c, d] = (next_address + 256).to_be_bytes();
-        let address = Ipv4Addr::new(127, b, c, d);
-        let is_check = pod.owner_references().iter().any(|o| o.kind == "Job");
-        if !is_check {
-            let epoch = pod.labels().get("tiderace.dev/epoch").and_then(|e| e.parse().ok()).unwrap_or_default();
-            let job = pod.labels().get("tiderace.dev/job").cloned().unwrap_or_default();
-            workers.lock().unwrap_or_else(PoisonError::into_inner).insert(address, (job, epoch));
-        }
-        let status = pod_status(&pod, address, is_check);
-        let patched = pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&json!({"status": status}))).await;
-        match patched {
+        })
+        .await;
+    Ok(())
+}
+
+async fn tend(pods: &Api<Pod>, workers: &Workers, seen: &RefCell<HashSet<String>>, pod: &Pod) {
+    let name = pod.name_any();
+    if pod.metadata.deletion_timestamp.is_some() {
+        let now = kube::api::DeleteParams { grace_period_seconds: Some(0), ..kube::api::DeleteParams::default() };
+        let _ = pods.delete(&name, &now).await; // it may be gone already
+        return;
+    }
+    if !seen.borrow_mut().insert(pod.uid().unwrap_or_default()) {
+        return;
+    }
+    let [_, b, c, d] = (seen.borrow().len() as u32 + 256).to_be_bytes();
+    let address = Ipv4Addr::new(127, b, c, d);
+    let is_check = pod.owner_references().iter().any(|o| o.kind == "Job");
+    if !is_check {
+        let epoch = pod.labels().get("tiderace.dev/epoch").and_then(|e| e.parse().ok()).unwrap_or_default();
+        let job = pod.labels().get("tiderace.dev/job").cloned().unwrap_or_default();
+        workers.lock().unwrap_or_else(PoisonError::into_inner).insert(address, (job, epoch));
+    }
+    let patch = Patch::Merge(json!({"status": pod_status(pod, address, is_check)}));
+    for _ in 0..5 {
+        match pods.patch_status(&name, &PatchParams::default(), &patch).await {
+            Ok(_) => return,
             // A check that nobody waits for any more is deleted before it is said to have ended.
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return,
             Err(error) => eprintln!("bench: status of {name}: {error}"),
         }
     }
-    Ok(())
 }
 
 fn pod_status(pod: &Pod, address: Ipv4Addr, is_check: bool) -> Value {

@@ -211,9 +211,8 @@ impl Context {
     pub fn are_settings_seen(&self, key: &JobKey, fingerprint: u64) -> bool {
         let quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = quiet.get(key) else { return false };
-        job.settings_seen.is_some_and(|(seen, changes, until)| {
-            seen == fingerprint && changes == job.setting_changes && Instant::now() < until
-        })
+        job.settings_seen
+            .is_some_and(|(seen, changes, until)| seen == fingerprint && changes == job.setting_changes && Instant::now() < until)
     }
 
     /// How many changes were reported of the job.

@@ -237,19 +237,31 @@ async fn jobs(client: Client, namespace: Option<String>, concurrency: u16, conte
     let mut controller = Controller::for_stream_with(roots, reader, resource.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .graceful_shutdown_on(stop.cancelled_owned());
-    controller = controller.watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
-    controller = controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
-    controller = controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
-    controller = controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
-    controller = controller.watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller
+        .watches_stream(changes::<StatefulSet>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
     controller =
-        controller.watches_stream(changes::<PersistentVolumeClaim>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
+        controller.watches_stream(changes::<Pod>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
+    controller =
+        controller.watches_stream(changes::<Job>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Workload));
+    controller =
+        controller.watches_stream(changes::<Service>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller
+        .watches_stream(changes::<ConfigMap>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller.watches_stream(
+        changes::<PersistentVolumeClaim>(&client, namespace.as_deref()),
+        job_of(&resource, &context, Part::Workload),
+    );
     // What a job owns and nothing else touches: a deletion by somebody else is put right at once.
-    controller = controller.watches_stream(changes::<Secret>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
-    controller = controller.watches_stream(changes::<ServiceAccount>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
-    controller = controller.watches_stream(changes::<NetworkPolicy>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
     controller =
-        controller.watches_stream(changes::<PodDisruptionBudget>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+        controller.watches_stream(changes::<Secret>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller
+        .watches_stream(changes::<ServiceAccount>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller
+        .watches_stream(changes::<NetworkPolicy>(&client, namespace.as_deref()), job_of(&resource, &context, Part::Setting));
+    controller = controller.watches_stream(
+        changes::<PodDisruptionBudget>(&client, namespace.as_deref()),
+        job_of(&resource, &context, Part::Setting),
+    );
     controller = controller.watches_stream_with(
         pod_monitors(client.clone(), namespace.clone()),
         job_of_object(resource.clone(), Arc::clone(&context)),
