@@ -117,7 +117,9 @@ pub(super) fn part(keys: u64, value_bytes: usize, rounds: usize) {
         "hashbrown, changes",
         "table, changes, one by one",
         "table, changes, in batches",
+        "table, puts, one by one",
     ];
+    let value = vec![3; value_bytes];
     let mut lines = names.map(|what| Line { what, ns: Vec::new() });
     for _ in 0..rounds {
         for (which, line) in lines.iter_mut().enumerate() {
@@ -166,7 +168,7 @@ pub(super) fn part(keys: u64, value_bytes: usize, rounds: usize) {
                         table.change(hash(&key), &key, |value, _| value[0] = value[0].wrapping_add(1));
                     }
                 }
-                _ => {
+                7 => {
                     let table = shard.point(TABLE, value_bytes);
                     for keys in keys.chunks(BATCH) {
                         batch.clear();
@@ -177,6 +179,13 @@ pub(super) fn part(keys: u64, value_bytes: usize, rounds: usize) {
                             let value = table.value_mut(entry.record);
                             value[0] = value[0].wrapping_add(1);
                         }
+                    }
+                }
+                _ => {
+                    let table = shard.point(TABLE, value_bytes);
+                    for key in keys {
+                        let key = mix(*key).to_le_bytes();
+                        black_box(table.put(hash(&key), &key, &value));
                     }
                 }
             }

@@ -108,6 +108,36 @@ impl Lengths {
     }
 }
 
+/// What a record looks like that has a key of 8 bytes and a value of the table's own width.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usual {
+    /// Its first word without the flags.
+    lengths: u64,
+    /// 32 bits each, so that sums with an offset can't overflow, and needn't be checked for it.
+    value_bytes: u32,
+    padded_bytes: u32,
+}
+
+impl Usual {
+    /// Of values so long.
+    pub(super) fn of(value_len: usize) -> Self {
+        match (u32::try_from(value_len), u32::try_from(pad(value_len))) {
+            (Ok(value_bytes), Ok(padded_bytes)) => {
+                Self { lengths: Lengths::new(8, value_len, 0).0 >> KEY_SHIFT, value_bytes, padded_bytes }
+            }
+            // There is no such record: lengths without flags have fewer bits.
+            _ => Self { lengths: u64::MAX, value_bytes: 0, padded_bytes: 0 },
+        }
+    }
+
+    /// Bytes of the header and the value, and of the whole record.
+    #[inline(always)]
+    fn ends(&self) -> (usize, usize) {
+        let value_end = HEADER_BYTES + self.padded_bytes as usize;
+        (value_end, value_end + 8)
+    }
+}
+
 /// Aligned so that finding a page is a shift, and its words share a cache line.
 #[derive(Debug)]
 #[repr(align(64))]
@@ -186,6 +216,8 @@ pub(super) struct Log {
     pub(super) loaded_bytes: Cell<usize>,
     unit_bits: u32,
     unit_mask: usize,
+    /// `8 * unit_mask`.
+    offset_mask: u32,
     pub(super) page_bytes_max: usize,
     /// Sum of the mutable pages' `rest`.
     pub(super) rest_bytes: usize,
@@ -224,6 +256,7 @@ impl Log {
             loaded_bytes: Cell::new(0),
             unit_bits: page_bits - 3,
             unit_mask: (1 << (page_bits - 3)) - 1,
+            offset_mask: (1 << page_bits) - 8,
             page_bytes_max: 1 << page_bits,
             rest_bytes: 0,
             lists: None,
@@ -244,6 +277,13 @@ impl Log {
     #[inline(always)]
     pub(super) fn split(&self, address: u64) -> (usize, usize) {
         ((address >> self.unit_bits) as usize, (address as usize & self.unit_mask) * 8)
+    }
+
+    /// An address' offset on its page.
+    #[inline(always)]
+    fn offset(&self, address: u64) -> u32 {
+        // A page has less than 4 GiB.
+        (address as u32) << 3 & self.offset_mask
     }
 
     pub(super) fn address(&self, page: usize, offset: usize) -> u64 {
@@ -332,21 +372,40 @@ impl Log {
         if is_key { value.get(..lengths.value()) } else { None }
     }
 
-    /// The value of a record, to change in place, if that may be done at once: it isn't sealed, and nobody wants to know of its change.
+    /// The value of the record, if it is this key's and looks as usual; `None` doesn't mean that it isn't. One bounds check, one word of lengths
+    /// and the key: as few instructions as can be wait for the record, and as few as can be lie between one operation and the next, so that
+    /// the processor works on many operations at once. The hash isn't compared: equal keys have equal ones.
     #[inline(always)]
-    pub(super) fn value_in_place(&mut self, address: u64) -> Option<&mut [u8]> {
-        let (slot, offset) = self.split(address);
+    pub(super) fn usual_value(&self, address: u64, key: u64, usual: &Usual) -> Option<&[u8]> {
+        let offset = self.offset(address) as usize;
+        let page = self.pages.get((address >> self.unit_bits) as usize)?;
+        let (value_end, end) = usual.ends();
+        let record = page.buffer.get()?.bytes().get(offset..offset + end)?;
+        if Self::word(record, 0) >> KEY_SHIFT != usual.lengths || Self::word(record, value_end) != key {
+            return None;
+        }
+        record[HEADER_BYTES..value_end].get(..usual.value_bytes as usize)
+    }
+
+    /// The same, to change in place, if that may be done at once: the record isn't sealed, and nobody wants to know of its change.
+    #[inline(always)]
+    pub(super) fn usual_value_in_place(&mut self, address: u64, key: u64, usual: &Usual) -> Option<&mut [u8]> {
+        let offset = self.offset(address) as usize;
         let (touch, sealed_below) = (self.touch, self.sealed_below);
-        let page = self.pages.get_mut(slot)?;
+        let page = self.pages.get_mut((address >> self.unit_bits) as usize)?;
         if page.number < sealed_below {
             return None;
         }
-        let (header, rest) = page.buffer.get_mut()?.bytes_mut().get_mut(offset..)?.split_first_chunk_mut::<HEADER_BYTES>()?;
-        let lengths = Lengths(Self::word(header, 0));
-        if touch != 0 && !lengths.is(touch) {
+        let (value_end, end) = usual.ends();
+        let record = page.buffer.get_mut()?.bytes_mut().get_mut(offset..offset + end)?;
+        let lengths = Self::word(record, 0);
+        if lengths >> KEY_SHIFT != usual.lengths || Self::word(record, value_end) != key {
             return None;
         }
-        rest.get_mut(..lengths.value())
+        if touch != 0 && !Lengths(lengths).is(touch) {
+            return None;
+        }
+        record[HEADER_BYTES..value_end].get_mut(..usual.value_bytes as usize)
     }
 
     #[inline(always)]

@@ -20,7 +20,7 @@ pub(crate) use cold::PageImage;
 pub use expiry::{ExpiringTable, TimeToLive};
 pub(crate) use expiry::{STAMP_BYTES, SWEPT_A_TURN};
 use index::{ADDRESS_BITS, Index, SELF_SUFFICIENT_BITS};
-use log::{HAS_OLDER, KEY_BYTES_MAX, LIVE, Log, TOMBSTONE, VALUE_BYTES_MAX};
+use log::{HAS_OLDER, KEY_BYTES_MAX, LIVE, Log, TOMBSTONE, Usual, VALUE_BYTES_MAX};
 pub(crate) use page::{PageRecord, read_page};
 pub(crate) use pending::{Located, PageRead};
 
@@ -120,6 +120,8 @@ impl Default for TableLayout {
 #[derive(Debug)]
 pub struct PointTable {
     value_width: usize,
+    /// What a record with a value so long looks like.
+    usual: Usual,
     index: Index,
     log: Log,
     account: Account,
@@ -145,6 +147,7 @@ impl PointTable {
         assert!(value_width <= VALUE_BYTES_MAX, "a value is shorter than 4 GiB");
         let mut table = Self {
             value_width,
+            usual: Usual::of(value_width),
             index: Index::new(layout),
             log: Log::new(layout),
             account,
@@ -287,7 +290,11 @@ impl PointTable {
     /// `likely` is the address of a record that hasn't been freed since, or 0.
     #[inline(always)]
     fn locate_likely(&self, likely: u64, hash: u64, key: &[u8]) -> Option<u64> {
-        if likely != 0 && self.log.is_key(likely, hash, key) { Some(likely) } else { self.locate(hash, key) }
+        match <[u8; 8]>::try_from(key) {
+            Ok(eight) if self.log.usual_value(likely, u64::from_ne_bytes(eight), &self.usual).is_some() => Some(likely),
+            _ if likely != 0 && self.log.is_key(likely, hash, key) => Some(likely),
+            _ => self.locate(hash, key),
+        }
     }
 
     /// Finds each key, or makes it with a value of zeros; one entry a key, in order. A key that stands twice gets the same record.
@@ -354,7 +361,26 @@ impl PointTable {
     }
 
     /// Sets the value of `key`, of any length; the record may move.
+    #[inline]
     pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8]) -> RecordRef {
+        if value.len() == self.value_width
+            && let Ok(eight) = <[u8; 8]>::try_from(key)
+            && let Some(first) = self.index.first(hash)
+            && let Some(place) = self.log.usual_value_in_place(first, u64::from_ne_bytes(eight), &self.usual)
+        {
+            match (<&mut [u8; 8]>::try_from(&mut *place), <[u8; 8]>::try_from(value)) {
+                // One store instead of a call.
+                (Ok(place), Ok(eight)) => *place = eight,
+                _ => place.copy_from_slice(value),
+            }
+            return RecordRef(first);
+        }
+        self.put_any(hash, key, value)
+    }
+
+    /// The same, wherever the record is.
+    #[inline(never)]
+    fn put_any(&mut self, hash: u64, key: &[u8], value: &[u8]) -> RecordRef {
         let found = self.locate(hash, key);
         let address = self.place_for(hash, key, value.len(), found);
         self.log.value_mut(address).copy_from_slice(value);
@@ -386,6 +412,18 @@ impl PointTable {
     #[must_use]
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<&[u8]> {
+        if let Ok(eight) = <[u8; 8]>::try_from(key)
+            && let Some(first) = self.index.first(hash)
+            && let Some(value) = self.log.usual_value(first, u64::from_ne_bytes(eight), &self.usual)
+        {
+            return Some(value);
+        }
+        self.get_any(hash, key)
+    }
+
+    /// The value of `key`, wherever it is.
+    #[inline(never)]
+    fn get_any(&self, hash: u64, key: &[u8]) -> Option<&[u8]> {
         let mut probe = self.index.probe(hash);
         while let Some(address) = probe.next() {
             let value = self.log.value_of(address, hash, key);
@@ -400,15 +438,26 @@ impl PointTable {
     /// [`entries`](Self::entries) does for many.
     #[inline]
     pub fn change<T>(&mut self, hash: u64, key: &[u8], f: impl FnOnce(&mut [u8], bool) -> T) -> T {
+        let usual = match (<[u8; 8]>::try_from(key), self.index.first(hash)) {
+            (Ok(eight), Some(first)) => self.log.usual_value_in_place(first, u64::from_ne_bytes(eight), &self.usual),
+            _ => None,
+        };
+        let (value, is_new) = match usual {
+            Some(value) => (value, false),
+            None => self.change_any(hash, key),
+        };
+        f(value, is_new)
+    }
+
+    /// The value of `key`, wherever it is, to change in place, or a new one; and whether it is new.
+    #[inline(never)]
+    fn change_any(&mut self, hash: u64, key: &[u8]) -> (&mut [u8], bool) {
         match self.locate(hash, key) {
-            Some(at) => match self.log.value_in_place(at) {
-                Some(value) => f(value, false),
-                None => f(self.value_mut(RecordRef(at)), false),
-            },
+            Some(at) => (self.value_mut(RecordRef(at)), false),
             None => {
                 let at = self.add(hash, key, self.value_width, 0);
                 self.settle();
-                f(self.log.value_mut(at), true)
+                (self.log.value_mut(at), true)
             }
         }
     }

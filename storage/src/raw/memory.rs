@@ -30,7 +30,7 @@ enum Origin {
 
 // SAFETY: a Buffer owns its memory alone and hands it out only by the borrow rules of its own `&` and `&mut`; `u64` is Send and Sync.
 unsafe impl Send for Buffer {}
-// SAFETY: as above; `&Buffer` gives only `&[u64]` and `&[u8]`.
+// SAFETY: as above; `&Buffer` gives only `&[u8]`.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -65,32 +65,23 @@ impl Buffer {
     }
 
     /// How long it is.
+    #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
 
     /// As bytes.
+    #[inline(always)]
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: `start` points at `bytes` initialised bytes that live as long as self; `&self` excludes writers.
         unsafe { slice::from_raw_parts(self.start.as_ptr().cast::<u8>(), self.bytes) }
     }
 
     /// As bytes, to write.
+    #[inline(always)]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` excludes everybody else.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr().cast::<u8>(), self.bytes) }
-    }
-
-    /// As words.
-    pub(crate) fn words(&self) -> &[u64] {
-        // SAFETY: `start` is aligned to 64 bytes and `bytes` a multiple of 8; any bits are a u64; otherwise as in `bytes`.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.bytes / 8) }
-    }
-
-    /// As words, to write.
-    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
-        // SAFETY: as in `words`; `&mut self` excludes everybody else.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes / 8) }
     }
 
     /// Asks the processor for the cache line at `offset`; a hint, whatever the offset.
@@ -169,9 +160,9 @@ mod tests {
             let mut buffer = Buffer::zeroed(bytes);
             assert!(buffer.len() >= bytes && buffer.len().is_multiple_of(64));
             assert_eq!(buffer.bytes().as_ptr() as usize % 64, 0);
-            assert!(buffer.words().iter().all(|w| *w == 0));
+            assert!(buffer.bytes().iter().all(|b| *b == 0));
             buffer.bytes_mut()[bytes - 1] = 7;
-            buffer.words_mut()[0] |= 1 << 40;
+            buffer.bytes_mut()[5] |= 1;
             buffer.prefetch(bytes * 10);
             assert_eq!(buffer.bytes()[5], if bytes == 6 { 7 } else { 1 });
             assert_eq!(buffer.bytes()[bytes - 1], 7);
