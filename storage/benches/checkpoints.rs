@@ -1,7 +1,7 @@
 //! What checkpoints cost those who go on working, and how long recovery takes.
 //!
 //! `cargo bench -p tiderace-storage --bench checkpoints -- [--part shard,pages,kv,recovery] [--keys N] [--threads 1,2,12] [--seconds S] [--every S]
-//! [--devices io_uring,io_uring+direct,threads]`
+//! [--devices io_uring,io_uring+direct,threads] [--slice-kib N]`
 //!
 //! Times of a shard's calls are given twice: as the clock has them, and as CPU time of the thread, which has no part of what others did on
 //! the same core (asking that clock is part of it). Percentiles are of single calls; `max` is the longest of all.
@@ -21,9 +21,6 @@ use tiderace_storage::{
 const BATCH: usize = 256;
 const VNODES: u32 = 256;
 const TABLE: TableId = TableId(1);
-/// What a shard captures between two batches: well below 50 µs.
-const SLICE_BYTES: usize = 8 << 10;
-
 fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -121,18 +118,23 @@ fn work(shard: &mut Shard, rows: &mut Rows, keys: u64, seconds: f64, mut between
     at as f64 / ((cpu_ns() - cpu) as f64 / 1e9)
 }
 
-/// A shard in memory: captures of changes, written by another thread.
-fn shard_part(keys: u64, seconds: f64, every: f64) {
+/// Updates of one shard before it is the other's turn.
+const TURN: u64 = 1 << 20;
+
+/// Two shards in memory, alike and in turn: one is left alone, of the other captures are taken, which another thread writes. Whatever else the
+/// machine does slows both down; seconds are of CPU time.
+fn shard_part(keys: u64, seconds: f64, every: f64, slice_bytes: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let mut shard = Shard::new(ShardOptions { budget_bytes: usize::MAX });
-    let mut rows = Rows::new();
+    let new = || Shard::new(ShardOptions { budget_bytes: usize::MAX });
+    let (mut plain, mut shard, mut rows) = (new(), new(), Rows::new());
+    fill(&mut plain, &mut rows, keys);
     fill(&mut shard, &mut rows, keys);
-    let without = work(&mut shard, &mut rows, keys, seconds, |_| {});
     let (to_writer, blocks) = mpsc::sync_channel::<Message>(1024);
     let (committed, commits) = mpsc::channel::<u64>();
     let path = directory.path().to_owned();
     let writer = std::thread::spawn(move || {
         let mut checkpoints = Checkpoints::open(FileDevice::open(&path).unwrap(), 2).unwrap();
+        let begin = cpu_ns();
         while let Ok(Message::Begin(version, kind)) = blocks.recv() {
             let mut writer = checkpoints.begin(version, VNODES).unwrap();
             writer.begin_all(kind);
@@ -145,42 +147,46 @@ fn shard_part(keys: u64, seconds: f64, every: f64) {
             }
             committed.send(version).unwrap();
         }
+        cpu_ns() - begin
     });
     let (mut cuts, mut slices) = (Times::new(), Times::new());
-    let (mut version, mut base, mut last, mut out) = (0_u64, None, Instant::now(), Vec::new());
-    let (mut changes, mut running, mut records) = (0, false, 0);
-    let with = work(&mut shard, &mut rows, keys, seconds.max(every * 3.5), |shard| {
-        if let Ok(version) = commits.try_recv() {
-            base = Some(version);
-            running = false;
+    let (mut version, mut base, mut last, mut out) = (0_u64, None, 0.0, Vec::new());
+    let (mut changes, mut running, mut records, mut at) = (0, false, 0, 0);
+    let (mut without, mut with, mut clock) = (0_u64, 0_u64, 0.0);
+    while clock < seconds.max(every * 3.5) {
+        let begin = cpu_ns();
+        for from in (at..at + TURN).step_by(BATCH) {
+            rows.update(&mut plain, (0..BATCH as u64).map(|i| mix(from + i) % keys));
         }
-        if !running && last.elapsed().as_secs_f64() >= every {
-            last = Instant::now();
-            version += 1;
-            records = shard.point(TABLE, 8).len() as u64;
-            let kind = cuts.measure(|| shard.begin_capture(version, base, VNODES)).unwrap();
-            changes += u64::from(kind == CaptureKind::Changes);
-            to_writer.send(Message::Begin(version, kind)).unwrap();
-            running = true;
-        }
-        if shard.is_capturing() {
-            let more = slices.measure(|| shard.capture_slice(SLICE_BYTES, &mut out));
-            out.drain(..).for_each(|block| to_writer.send(Message::Block(block)).unwrap());
-            if !more {
-                to_writer.send(Message::End(records)).unwrap();
+        let middle = cpu_ns();
+        for from in (at..at + TURN).step_by(BATCH) {
+            rows.update(&mut shard, (0..BATCH as u64).map(|i| mix(from + i) % keys));
+            if let Ok(version) = commits.try_recv() {
+                base = Some(version);
+                running = false;
+            }
+            if !running && clock - last >= every {
+                last = clock;
+                version += 1;
+                records = shard.point(TABLE, 8).len() as u64;
+                let kind = cuts.measure(|| shard.begin_capture(version, base)).unwrap();
+                changes += u64::from(kind == CaptureKind::Changes);
+                to_writer.send(Message::Begin(version, kind)).unwrap();
+                running = true;
+            }
+            if shard.is_capturing() {
+                let more = slices.measure(|| shard.capture_slice(slice_bytes, &mut out));
+                out.drain(..).for_each(|block| to_writer.send(Message::Block(block)).unwrap());
+                if !more {
+                    to_writer.send(Message::End(records)).unwrap();
+                }
             }
         }
-    });
-    println!("shard in memory, {keys} keys of 8 B with values of 8 B, updates in batches of {BATCH}, a capture each {every} s");
-    println!(
-        "  updates: {:.2} M/s of CPU without, {:.2} M/s with captures ({:+.1} %)",
-        without / 1e6,
-        with / 1e6,
-        (with / without - 1.0) * 100.0
-    );
-    println!("  captures: {version}, of changes {changes}");
-    cuts.print("begin_capture (the cut)");
-    slices.print(&format!("capture_slice of {} KiB", SLICE_BYTES >> 10));
+        without += middle - begin;
+        with += cpu_ns() - middle;
+        clock = with as f64 / 1e9;
+        at += TURN;
+    }
     while shard.is_capturing() {
         shard.capture_slice(1 << 20, &mut out);
         out.drain(..).for_each(|block| to_writer.send(Message::Block(block)).unwrap());
@@ -189,7 +195,24 @@ fn shard_part(keys: u64, seconds: f64, every: f64) {
         }
     }
     drop(to_writer);
-    writer.join().unwrap();
+    let writer = writer.join().unwrap();
+    println!("shards in memory, {keys} keys of 8 B with values of 8 B, updates in batches of {BATCH}, a capture each {every} s of one");
+    let rate = |ns: u64| at as f64 * 1e3 / ns as f64;
+    println!(
+        "  updates: {:.2} M/s of CPU without, {:.2} M/s with captures ({:+.1} %), {:.1} a key and capture",
+        rate(without),
+        rate(with),
+        (without as f64 / with as f64 - 1.0) * 100.0,
+        at as f64 / keys as f64 / version as f64
+    );
+    let per_record = |ns: f64| ns / (version * keys) as f64;
+    println!(
+        "  captures: {version}, of changes {changes}; a record costs the shard {:.0} ns in all, the thread that writes {:.0} ns",
+        per_record(with as f64 - without as f64),
+        per_record(writer as f64)
+    );
+    cuts.print("begin_capture (the cut)");
+    slices.print(&format!("capture_slice of {} KiB", slice_bytes >> 10));
 }
 
 enum Message {
@@ -342,7 +365,7 @@ fn recovery_part(keys: u64) {
         fill(&mut shard, &mut rows, keys);
         let mut checkpoints = Checkpoints::open(FileDevice::open(directory.path()).unwrap(), 2).unwrap();
         for version in 1..3 {
-            let kind = shard.begin_capture(version, (version > 1).then_some(1), VNODES).unwrap();
+            let kind = shard.begin_capture(version, (version > 1).then_some(1)).unwrap();
             let (mut writer, mut out) = (checkpoints.begin(version, VNODES).unwrap(), Vec::new());
             writer.begin_all(kind);
             while shard.capture_slice(1 << 20, &mut out) {
@@ -396,12 +419,14 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let seconds = numbers(&arguments, "--seconds", vec![10.0])[0];
     let every = numbers(&arguments, "--every", vec![10.0])[0];
+    // What a shard captures between two batches: well below 50 µs.
+    let slice_kib = numbers(&arguments, "--slice-kib", vec![16])[0];
     let devices = numbers(&arguments, "--devices", ["io_uring", "io_uring+direct", "threads"].map(str::to_owned).to_vec());
     let parts = numbers(&arguments, "--part", ["shard", "pages", "kv", "recovery"].map(str::to_owned).to_vec());
     for keys in numbers(&arguments, "--keys", vec![10_000_000_u64]) {
         for part in &parts {
             match part.as_str() {
-                "shard" => shard_part(keys, seconds, every),
+                "shard" => shard_part(keys, seconds, every, slice_kib << 10),
                 "pages" => devices.iter().for_each(|device| pages_part(device, keys, seconds, every)),
                 "kv" => numbers(&arguments, "--threads", vec![2, 12]).into_iter().for_each(|t| kv_part(keys, t, seconds, every)),
                 "recovery" => recovery_part(keys),

@@ -289,7 +289,7 @@ fn checkpoints_of_changes_open_are_written_alike_and_are_as_documented() {
     for round in 0..2_u8 {
         change(&mut shard, round, &mut content);
         let version = 4 + u64::from(round);
-        let kind = shard.begin_capture(version, checkpoints.base(8), 8).unwrap();
+        let kind = shard.begin_capture(version, checkpoints.base(8)).unwrap();
         assert_eq!(kind == CaptureKind::Changes, round == 1);
         let (mut writer, mut blocks) = (checkpoints.begin(version, 8).unwrap(), Vec::new());
         writer.begin_all(kind);

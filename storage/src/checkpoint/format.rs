@@ -148,6 +148,19 @@ impl SectionWriter {
         }
     }
 
+    /// The payload so far, to be followed by [`clear`](Self::clear).
+    pub(super) fn payload(&mut self) -> &[u8] {
+        self.end_section();
+        &self.bytes
+    }
+
+    /// The writer is empty again, and keeps its memory.
+    pub(super) fn clear(&mut self) {
+        self.section = None;
+        self.count = 0;
+        self.bytes.clear();
+    }
+
     /// The payload; the writer is empty again.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         self.end_section();

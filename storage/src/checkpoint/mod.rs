@@ -10,6 +10,7 @@
 pub(crate) mod describe;
 mod format;
 mod image;
+mod sections;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,6 +6,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::format::{BlockPlace, DataFile, ManifestBody, data_name, manifest_name, push_block, temporary_name};
 use super::image::Part;
+use super::sections::OpenSections;
 use super::{Checkpoint, CheckpointError, Checkpoints, NOTE_BYTES_MAX};
 use crate::bugs::{self, Bug};
 use crate::device::{Completion, Device, DeviceError, DeviceOp};
@@ -26,6 +27,14 @@ pub struct CheckpointWriter<'c, D: Device> {
     /// What it goes on from, read when it began.
     base: Option<ManifestBody>,
     kinds: HashMap<Part, CaptureKind>,
+    open: OpenSections,
+    out: DataOut,
+}
+
+/// The data file of a checkpoint that is being written.
+#[derive(Debug)]
+struct DataOut {
+    version: u64,
     blocks: Vec<BlockPlace>,
     is_created: bool,
     written_bytes: u64,
@@ -50,11 +59,15 @@ impl<D: Device> Checkpoints<D> {
             vnode_count,
             base,
             kinds: HashMap::new(),
-            blocks: Vec::new(),
-            is_created: false,
-            written_bytes: 0,
-            piece: Vec::new(),
-            on_their_way: 0,
+            open: OpenSections::default(),
+            out: DataOut {
+                version,
+                blocks: Vec::new(),
+                is_created: false,
+                written_bytes: 0,
+                piece: Vec::new(),
+                on_their_way: 0,
+            },
         })
     }
 
@@ -102,19 +115,24 @@ impl<D: Device> CheckpointWriter<'_, D> {
         self.begin_part(Part::Ordered, CaptureKind::Whole);
     }
 
-    /// Adds a block; blocks of a part in the order in which they were captured. May wait for the device.
+    /// Adds a block; those of a shard in the order in which they were captured. Sorts records by vnode, in 64 to 128 KiB of memory a vnode. May
+    /// wait for the device.
     pub fn push(&mut self, block: &CapturedBlock) -> Result<(), CheckpointError> {
-        self.push_payload(block.part, &block.payload)
+        let (out, device, kinds) = (&mut self.out, &mut self.of.device, &self.kinds);
+        let result = self.open.add(block, self.vnode_count, |part, payload| out.push(device, kinds, part, payload));
+        self.poison(result)
+    }
+
+    /// Says that no more of a vnode comes: memory that is held for it goes.
+    pub fn end_vnode(&mut self, vnode: u32) -> Result<(), CheckpointError> {
+        let (out, device, kinds) = (&mut self.out, &mut self.of.device, &self.kinds);
+        let result = self.open.close_vnode(vnode, |part, payload| out.push(device, kinds, part, payload));
+        self.poison(result)
     }
 
     pub(super) fn push_payload(&mut self, part: Part, payload: &[u8]) -> Result<(), CheckpointError> {
-        assert!(self.kinds.contains_key(&part), "begin_part is called first");
-        self.blocks.push(push_block(&mut self.piece, self.written_bytes, self.version, part, payload));
-        if self.piece.len() >= WRITE_BYTES {
-            let result = self.flush();
-            self.poison(result)?;
-        }
-        Ok(())
+        let result = self.out.push(&mut self.of.device, &self.kinds, part, payload);
+        self.poison(result)
     }
 
     /// Writes the manifest. When this returns, the checkpoint survives any crash; when it fails, the version may or may not be there after the
@@ -137,50 +155,18 @@ impl<D: Device> CheckpointWriter<'_, D> {
         Ok(result?)
     }
 
-    /// Begins to write what is gathered.
-    fn flush(&mut self) -> Result<(), DeviceError> {
-        let data = std::mem::take(&mut self.piece);
-        if data.is_empty() {
-            return Ok(());
-        }
-        let file = data_name(self.version);
-        if !self.is_created {
-            self.of.device.execute(DeviceOp::Create { file: file.clone() })?;
-            self.is_created = true;
-        }
-        let len = data.len() as u64;
-        self.of.device.submit(DeviceOp::Write { file, offset: self.written_bytes, data });
-        self.written_bytes += len;
-        self.on_their_way += 1;
-        while self.on_their_way >= WRITES_MAX {
-            self.reap()?;
-        }
-        Ok(())
-    }
-
-    /// Waits for writes.
-    fn reap(&mut self) -> Result<(), DeviceError> {
-        let mut done: Vec<Completion> = Vec::new();
-        while done.is_empty() {
-            self.of.device.wait(Duration::from_millis(100));
-            self.of.device.poll(&mut done);
-        }
-        self.on_their_way -= done.len();
-        done.into_iter().try_for_each(|c| c.result.map(|_| ()))
-    }
-
     fn write_rest(&mut self, records: u64, note: &[u8]) -> Result<ManifestBody, DeviceError> {
-        self.flush()?;
-        while self.on_their_way > 0 {
-            self.reap()?;
+        let (out, device, kinds) = (&mut self.out, &mut self.of.device, &self.kinds);
+        self.open.close(|part, payload| out.push(device, kinds, part, payload))?;
+        out.flush(device)?;
+        while out.on_their_way > 0 {
+            out.reap(device)?;
         }
         let version = self.version;
-        let device = &mut self.of.device;
-        if self.is_created && !bugs::is_on(Bug::ManifestFirst) {
+        if out.is_created && !bugs::is_on(Bug::ManifestFirst) {
             device.execute(DeviceOp::Sync { file: data_name(version) })?;
             device.execute(DeviceOp::SyncDir)?;
         }
-        let kinds = &self.kinds;
         let (mut blocks, mut files) = (Vec::new(), Vec::new());
         if let Some(base) = self.base.take() {
             blocks = base.blocks;
@@ -189,9 +175,9 @@ impl<D: Device> CheckpointWriter<'_, D> {
             let named: HashSet<u64> = blocks.iter().map(|b| b.file).collect();
             files.retain(|file| named.contains(&file.version));
         }
-        blocks.append(&mut self.blocks);
-        if self.is_created {
-            files.push(DataFile { version, bytes: self.written_bytes });
+        blocks.append(&mut out.blocks);
+        if out.is_created {
+            files.push(DataFile { version, bytes: out.written_bytes });
         }
         let body = ManifestBody { version, vnode_count: self.vnode_count, records, note: note.to_vec(), files, blocks };
         let (manifest, temporary) = (manifest_name(version), temporary_name(version));
@@ -201,5 +187,52 @@ impl<D: Device> CheckpointWriter<'_, D> {
         device.execute(DeviceOp::SyncDir)?;
         self.of.committed(body.clone())?;
         Ok(body)
+    }
+}
+
+impl DataOut {
+    /// Adds a block, and begins to write when there is enough.
+    fn push(
+        &mut self,
+        device: &mut impl Device,
+        kinds: &HashMap<Part, CaptureKind>,
+        part: Part,
+        payload: &[u8],
+    ) -> Result<(), DeviceError> {
+        assert!(kinds.contains_key(&part), "begin_part is called first");
+        self.blocks.push(push_block(&mut self.piece, self.written_bytes, self.version, part, payload));
+        if self.piece.len() >= WRITE_BYTES { self.flush(device) } else { Ok(()) }
+    }
+
+    /// Begins to write what is gathered.
+    fn flush(&mut self, device: &mut impl Device) -> Result<(), DeviceError> {
+        let data = std::mem::take(&mut self.piece);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let file = data_name(self.version);
+        if !self.is_created {
+            device.execute(DeviceOp::Create { file: file.clone() })?;
+            self.is_created = true;
+        }
+        let len = data.len() as u64;
+        device.submit(DeviceOp::Write { file, offset: self.written_bytes, data });
+        self.written_bytes += len;
+        self.on_their_way += 1;
+        while self.on_their_way >= WRITES_MAX {
+            self.reap(device)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for writes.
+    fn reap(&mut self, device: &mut impl Device) -> Result<(), DeviceError> {
+        let mut done: Vec<Completion> = Vec::new();
+        while done.is_empty() {
+            device.wait(Duration::from_millis(100));
+            device.poll(&mut done);
+        }
+        self.on_their_way -= done.len();
+        done.into_iter().try_for_each(|c| c.result.map(|_| ()))
     }
 }

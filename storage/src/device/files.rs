@@ -287,4 +287,11 @@ impl Device for FileDevice {
     }
 
     fn wait(&mut self, _timeout: Duration) {}
+
+    fn write_sync(&mut self, file: FileName, offset: u64, data: Vec<u8>) -> (Result<(), DeviceError>, Vec<u8>) {
+        let op = DeviceOp::WriteSync { file, offset, data };
+        let result = self.perform(&op).map(|_| ());
+        let DeviceOp::WriteSync { data, .. } = op else { unreachable!("it was made so a moment ago") };
+        (result, data)
+    }
 }

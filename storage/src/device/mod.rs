@@ -218,6 +218,11 @@ pub trait Device: fmt::Debug {
             self.wait(Duration::from_millis(100));
         }
     }
+
+    /// Does one [`DeviceOp::WriteSync`] as [`execute`](Self::execute) does, and gives its memory back where it can, to be filled again.
+    fn write_sync(&mut self, file: FileName, offset: u64, data: Vec<u8>) -> (Result<(), DeviceError>, Vec<u8>) {
+        (self.execute(DeviceOp::WriteSync { file, offset, data }).map(|_| ()), Vec::new())
+    }
 }
 
 impl<D: Device + ?Sized> Device for Box<D> {
@@ -232,6 +237,14 @@ impl<D: Device + ?Sized> Device for Box<D> {
     fn wait(&mut self, timeout: Duration) {
         (**self).wait(timeout);
     }
+
+    fn execute(&mut self, op: DeviceOp) -> Result<Done, DeviceError> {
+        (**self).execute(op)
+    }
+
+    fn write_sync(&mut self, file: FileName, offset: u64, data: Vec<u8>) -> (Result<(), DeviceError>, Vec<u8>) {
+        (**self).write_sync(file, offset, data)
+    }
 }
 
 impl<D: Device + ?Sized> Device for &mut D {
@@ -245,6 +258,14 @@ impl<D: Device + ?Sized> Device for &mut D {
 
     fn wait(&mut self, timeout: Duration) {
         (**self).wait(timeout);
+    }
+
+    fn execute(&mut self, op: DeviceOp) -> Result<Done, DeviceError> {
+        (**self).execute(op)
+    }
+
+    fn write_sync(&mut self, file: FileName, offset: u64, data: Vec<u8>) -> (Result<(), DeviceError>, Vec<u8>) {
+        (**self).write_sync(file, offset, data)
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::files::{FileDevice, OpenFile, error, perform_on};
-use super::{Completion, Device, DeviceError, DeviceOp, Done, Token};
+use super::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
 
 /// Operations that may be on their way at once; more are done within `submit`.
 const IN_FLIGHT_MAX: usize = 256;
@@ -151,6 +151,10 @@ impl Device for ThreadsDevice {
     fn execute(&mut self, op: DeviceOp) -> Result<Done, DeviceError> {
         // Nothing else is on its way: a hand-over to a thread would gain nothing.
         self.files.execute(op)
+    }
+
+    fn write_sync(&mut self, file: FileName, offset: u64, data: Vec<u8>) -> (Result<(), DeviceError>, Vec<u8>) {
+        self.files.write_sync(file, offset, data)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::files::{FileDevice, OpenFile, error, perform_on};
-use super::{Completion, Device, DeviceError, DeviceOp, Done, Token};
+use super::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
 use crate::raw::{Ended, Ring, RingFile, RingOp};
 
 /// Operations that may be on their way at once; more are done by plain calls.
@@ -23,6 +23,8 @@ pub struct UringDevice {
     /// Operations on their way, without their data, and their files.
     ops: HashMap<u64, (DeviceOp, OpenFile)>,
     ended: Vec<Ended>,
+    /// Memory of the write that ended last, while somebody waits to have it back.
+    returned: Option<Vec<u8>>,
 }
 
 impl UringDevice {
@@ -32,7 +34,7 @@ impl UringDevice {
     }
 
     pub(super) fn new(files: FileDevice, ring: Ring) -> Self {
-        Self { files, ring, ops: HashMap::new(), ended: Vec::new() }
+        Self { files, ring, ops: HashMap::new(), ended: Vec::new(), returned: None }
     }
 
     /// What the kernel's io_uring wouldn't do, and is done without.
@@ -77,7 +79,7 @@ impl UringDevice {
     }
 
     /// What came of an operation; what the ring left undone is done by plain calls.
-    fn result(op: &DeviceOp, open: &OpenFile, ended: Ended) -> Result<Done, DeviceError> {
+    fn result(op: &DeviceOp, open: &OpenFile, ended: Ended, returned: Option<&mut Vec<u8>>) -> Result<Done, DeviceError> {
         let failed = |e: &io::Error| error(op, e);
         let refused = |e: &io::Error| open.direct.is_some() && e.kind() == io::ErrorKind::InvalidInput;
         let through_cache = OpenFile { direct: None, ..open.clone() };
@@ -95,6 +97,9 @@ impl UringDevice {
                     }
                 } else if sync {
                     ended.sync_result.map_err(|e| failed(&e))?;
+                }
+                if let Some(returned) = returned {
+                    *returned = data;
                 }
                 Ok(Done::Nothing)
             }
@@ -171,7 +176,7 @@ impl Device for UringDevice {
         for ended in ended.drain(..) {
             if let Some((op, open)) = self.ops.remove(&ended.id) {
                 let token = Token(ended.id);
-                let result = Self::result(&op, &open, ended);
+                let result = Self::result(&op, &open, ended, self.returned.as_mut());
                 done.push(Completion { token, result });
             }
         }
@@ -182,5 +187,11 @@ impl Device for UringDevice {
         if self.ring.in_flight() > 0 && self.files.is_idle() {
             self.ring.wait(timeout);
         }
+    }
+
+    fn write_sync(&mut self, file: FileName, offset: u64, data: Vec<u8>) -> (Result<(), DeviceError>, Vec<u8>) {
+        self.returned = Some(Vec::new());
+        let result = self.execute(DeviceOp::WriteSync { file, offset, data }).map(|_| ());
+        (result, self.returned.take().unwrap_or_default())
     }
 }

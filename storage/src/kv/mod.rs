@@ -200,7 +200,7 @@ impl Inner {
         };
         let base = Some(self.base.load(Ordering::SeqCst)).filter(|base| *base > 0 && !is_rewritten);
         let records = locked.shard.point(TABLE, self.options.value_bytes).len() as u64;
-        let kind = locked.shard.begin_capture(version, base, self.options.shards)?;
+        let kind = locked.shard.begin_capture(version, base)?;
         locked.cut = Some(Cut { version, kind, records });
         self.account(before, locked.shard.used_bytes());
         Ok(())
@@ -423,12 +423,12 @@ impl<D: Device> ShardedKv<D> {
                 let more = locked.shard.capture_slice(SLICE_BYTES, &mut blocks);
                 inner.account(before, locked.shard.used_bytes());
                 drop(locked);
+                blocks.drain(..).try_for_each(|block| writer.push(&block))?;
                 if more {
                     at += 1;
                 } else {
-                    left.swap_remove(at);
+                    writer.end_vnode(left.swap_remove(at) as u32)?;
                 }
-                blocks.drain(..).try_for_each(|block| writer.push(&block))?;
             }
         }
         let records = cuts.iter().map(|cut| cut.records).sum();

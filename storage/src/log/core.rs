@@ -118,6 +118,11 @@ impl LogCore {
         }
     }
 
+    /// Memory to be filled again.
+    pub(crate) fn give_back(&mut self, memory: Vec<u8>) {
+        self.writer.give_back(memory);
+    }
+
     pub(crate) fn state(&self) -> &LogState {
         &self.state
     }

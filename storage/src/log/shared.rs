@@ -43,8 +43,7 @@ impl Shared {
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Inner>, LogError> {
-        let because = "a thread panicked while it changed the log".to_owned();
-        self.inner.lock().map_err(|_| LogError::Poisoned { because })
+        self.inner.lock().map_err(|_| LogError::Poisoned { because: "a thread panicked while it changed the log".to_owned() })
     }
 
     fn now_us(&self) -> u64 {
@@ -83,11 +82,13 @@ impl Shared {
 
     /// Waits until there is room for the records, for `timeout` at most.
     pub(super) fn append_or_wait(&self, payloads: &[&[u8]], timeout: Duration) -> Result<Lsn, LogError> {
-        let start = Instant::now();
+        // Asked for only when there is something to wait for.
+        let mut start = None;
         loop {
             match self.append_or_durable(payloads) {
                 Err((full @ LogError::Full { .. }, durable)) => {
                     self.commit()?;
+                    let start = *start.get_or_insert_with(Instant::now);
                     let left = timeout.saturating_sub(start.elapsed());
                     if left.is_zero() {
                         return Err(full);
@@ -197,9 +198,10 @@ impl Shared {
             }
             if let Some(task) = inner.core.next_task() {
                 drop(inner);
-                let result = device.execute(task.into_op()).map(|_| ());
+                let (result, memory) = task.perform(device);
                 let mut inner = self.lock()?;
                 inner.core.finished(result);
+                inner.core.give_back(memory);
                 self.progress.notify_all();
                 inner.core.writer().check()?;
                 continue;

@@ -5,6 +5,8 @@
 //! first change of a record after the cut ─▶ if the cut still wants it: its bytes are saved as they are ─▶ bit set, address noted
 //! slice ─▶ removals, saved records, then records where they lie (by a cursor over the old pages, or from the list of changed ones)
 //! ```
+//! Records are told as they lie, in runs: whoever writes them takes them apart, on another thread.
+//!
 //! Two bits of a record's header say in which interval it was changed or made: one for the interval that runs, the other for the one that ended
 //! at the cut. Which of them is which flips at each cut. While nothing is captured no record has the older bit. A capture of all walks the
 //! pages that are older than the cut: what lies before its cursor, or has the newer bit, is none of its business any more. A capture of
@@ -12,8 +14,7 @@
 //!
 //! Tables with a store have none of this: their pages are their checkpoints.
 
-use super::log::{HEADER_BYTES, LIVE, Lengths, Log, RECORD_BYTES_MIN};
-use super::pending::parts;
+use super::log::{LIVE, Lengths, Log, RECORD_BYTES_MIN};
 use super::pieces::{Queue, Stack};
 use crate::bugs::{self, Bug};
 
@@ -27,6 +28,8 @@ const LISTED_MIN: usize = 4096;
 const BYTES_A_LISTED: usize = 64;
 /// A record that is only looked at counts as this much of a slice.
 const LOOK_BYTES: usize = 16;
+/// Records are told in runs of at most about this.
+const RUN_BYTES: usize = 16 << 10;
 
 /// A record's place: address (40 bits) and the number of its page (56 bits), as slots are used again.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,9 @@ impl Noted {
     }
 }
 
+/// Bytes before a removed key.
+const REMOVAL_BYTES: usize = 12;
+
 /// Keys that were removed: hash (8), key bytes (4), key.
 #[derive(Debug, Default)]
 struct Removals(Queue);
@@ -53,15 +59,44 @@ impl Removals {
         self.0.push(&[&hash.to_ne_bytes(), &len.to_ne_bytes(), key]);
     }
 
-    /// Tells `f` the next one; its key's length, or `None` when there is none.
-    fn pop(&mut self, f: impl FnOnce(u64, &[u8])) -> Option<usize> {
-        let (header, rest) = self.0.front().split_first_chunk::<12>()?;
-        let hash = u64::from_ne_bytes(header[..8].try_into().expect("eight bytes"));
-        let len = u32::from_ne_bytes(header[8..].try_into().expect("four bytes")) as usize;
-        f(hash, &rest[..len]);
-        self.0.take(12 + len);
-        Some(len)
+    /// Some of them, one behind the other, until that has come to `bytes`; nothing when there are none.
+    fn run(&self, bytes: usize) -> &[u8] {
+        let front = self.0.front();
+        let mut end = 0;
+        while end < bytes
+            && let Some((_, key)) = removal_at(&front[end..])
+        {
+            end += REMOVAL_BYTES + key.len();
+        }
+        &front[..end]
     }
+}
+
+/// Hash and key of the first of removed keys.
+fn removal_at(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (header, rest) = bytes.split_first_chunk::<REMOVAL_BYTES>()?;
+    let hash = u64::from_ne_bytes(header[..8].try_into().ok()?);
+    let len = u32::from_ne_bytes(header[8..].try_into().ok()?) as usize;
+    Some((hash, rest.get(..len)?))
+}
+
+/// Calls `f` with hash and key of each of the removed keys that a capture told.
+pub(crate) fn read_removals(mut bytes: &[u8], mut f: impl FnMut(u64, &[u8])) {
+    while let Some((hash, key)) = removal_at(bytes) {
+        f(hash, key);
+        bytes = &bytes[REMOVAL_BYTES + key.len()..];
+    }
+}
+
+/// Records at the front of `bytes`, until they have come to `limit`.
+fn run_of_records(bytes: &[u8], limit: usize) -> &[u8] {
+    let mut end = 0;
+    while end < limit
+        && let Some(lengths) = Lengths::at(bytes, end)
+    {
+        end += lengths.size();
+    }
+    &bytes[..end]
 }
 
 /// Records that were changed since a table's last cut, and the capture that runs.
@@ -87,6 +122,7 @@ struct Stale {
 
 impl Stale {
     /// Frees one piece.
+    #[inline(always)]
     fn free_piece(&mut self) {
         let _ = self.changed.free_piece() || self.removed.0.free_piece();
     }
@@ -95,6 +131,39 @@ impl Stale {
 impl Track {
     fn new(capture: Option<Box<Capture>>, stale: Stale) -> Self {
         Self { changed: Stack::default(), removed: Removals::default(), stale, is_cleared: false, is_overflowed: false, capture }
+    }
+
+    /// Notes a change in the interval that runs; `live_bytes`: of the table.
+    #[inline(always)]
+    fn list_change(&mut self, address: u64, number: u64, live_bytes: usize) {
+        self.stale.free_piece();
+        if self.is_overflowed {
+            return;
+        }
+        self.changed.push(Noted::new(address, number));
+        if self.changed.len() > LISTED_MIN + live_bytes / BYTES_A_LISTED || number >> 56 != 0 {
+            self.is_overflowed = true;
+            self.forget_lists();
+        }
+    }
+
+    /// A record, with which `record` begins, is about to be changed, moved or freed for the first time since the cut: saves what the cut wants
+    /// of it. Its flags then.
+    #[inline(always)]
+    fn save_if_wanted(&mut self, record: &mut [u8], touch: u64, place: (usize, usize), number: u64) -> u64 {
+        let word = Log::word(record, 0);
+        if let Some(capture) = &mut self.capture
+            && capture.wants(word, touch, place, number)
+        {
+            let record = &mut record[..Lengths::of(word).size()];
+            // What is saved is of the cut; which bits it had says nothing any more.
+            Log::set_word(record, 0, word & !CHANGED);
+            capture.saved.push_one(record);
+            let now = word & !(CHANGED ^ touch);
+            Log::set_word(record, 0, now);
+            return now;
+        }
+        word
     }
 
     /// Gives the lists of the interval up.
@@ -125,22 +194,10 @@ struct Capture {
 pub(crate) enum Captured<'a> {
     /// Whatever the table held before is gone.
     Cleared,
-    /// The key is gone. Comes before records.
-    Removed {
-        /// Of the key.
-        hash: u64,
-        /// Its bytes.
-        key: &'a [u8],
-    },
-    /// The key has this value.
-    Record {
-        /// Of the key.
-        hash: u64,
-        /// Its bytes.
-        key: &'a [u8],
-        /// What it has.
-        value: &'a [u8],
-    },
+    /// These keys are gone, for [`read_removals`]. Comes before records.
+    Removed(&'a [u8]),
+    /// Whole records as on a page, for [`read_page`](super::read_page): their keys have these values. Flags that captures use mean nothing.
+    Records(&'a [u8]),
 }
 
 impl Capture {
@@ -213,43 +270,31 @@ impl Log {
 
     // === what the log tells
 
-    /// A record is about to be changed, moved or freed for the first time since the cut: saves what the cut wants of it.
-    fn save_if_wanted(&mut self, track: &mut Track, address: u64) {
-        let place = self.split(address);
-        let number = self.pages[place.0].number;
-        let word = self.lengths(address).word();
-        if let Some(capture) = &mut track.capture
-            && capture.wants(word, self.touch, place, number)
-        {
-            let saved = capture.saved.push(&[self.record(address)]);
-            // What is saved is of the cut; which bits it had says nothing any more.
-            Self::set_word(saved, 0, word & !CHANGED);
-            self.set_flags(address, word & !(CHANGED ^ self.touch));
-        }
+    /// Saves what the cut wants of a record that is about to be moved or freed; its flags then.
+    fn save_if_wanted(&mut self, track: &mut Track, address: u64) -> u64 {
+        let (slot, offset) = self.split(address);
+        let touch = self.touch;
+        let page = &mut self.pages[slot];
+        let Some(buffer) = page.buffer.get_mut() else { unreachable!("pages of a table without a store are in memory") };
+        track.save_if_wanted(&mut buffer.bytes_mut()[offset..], touch, (slot, offset), page.number)
     }
 
-    fn list_change(&mut self, track: &mut Track, address: u64) {
-        track.stale.free_piece();
-        if track.is_overflowed {
-            return;
-        }
+    fn list_change(&self, track: &mut Track, address: u64) {
         let number = self.pages[self.split(address).0].number;
-        track.changed.push(Noted::new(address, number));
-        if track.changed.len() > LISTED_MIN + self.live_bytes / BYTES_A_LISTED || number >> 56 != 0 {
-            track.is_overflowed = true;
-            track.forget_lists();
-        }
+        track.list_change(address, number, self.live_bytes);
     }
 
     /// The record will be changed where it is, for the first time in this interval.
     #[cold]
     pub(super) fn note_change(&mut self, address: u64) {
-        let Some(mut track) = self.track.take() else { return };
-        self.save_if_wanted(&mut track, address);
-        let word = self.lengths(address).word();
-        self.set_flags(address, word | self.touch);
-        self.list_change(&mut track, address);
-        self.track = Some(track);
+        let (slot, offset) = self.split(address);
+        let (touch, live_bytes) = (self.touch, self.live_bytes);
+        let (Some(track), page) = (self.track.as_deref_mut(), &mut self.pages[slot]) else { return };
+        let Some(buffer) = page.buffer.get_mut() else { unreachable!("pages of a table without a store are in memory") };
+        let record = &mut buffer.bytes_mut()[offset..];
+        let word = track.save_if_wanted(record, touch, (slot, offset), page.number);
+        Self::set_word(record, 0, word | touch);
+        track.list_change(address, page.number, live_bytes);
     }
 
     /// The record was made; its header has the interval's bit.
@@ -337,19 +382,28 @@ impl Log {
             }
             capture.is_cleared = false;
         }
-        while let Some(key_bytes) = capture.removed.pop(|hash, key| f(Captured::Removed { hash, key })) {
-            *bytes = bytes.saturating_sub(LOOK_BYTES + key_bytes);
+        loop {
+            let run = capture.removed.run((*bytes).min(RUN_BYTES));
+            if run.is_empty() {
+                break;
+            }
+            f(Captured::Removed(run));
+            let run_bytes = run.len();
+            capture.removed.0.take(run_bytes);
+            *bytes = bytes.saturating_sub(run_bytes);
             if *bytes == 0 {
                 return true;
             }
         }
-        while let Some(lengths) = Lengths::at(capture.saved.front(), 0) {
-            let size = lengths.size();
-            if let Some((hash, key, value)) = parts(capture.saved.front()) {
-                f(Captured::Record { hash, key, value });
+        loop {
+            let run = run_of_records(capture.saved.front(), (*bytes).min(RUN_BYTES));
+            if run.is_empty() {
+                break;
             }
-            capture.saved.take(size);
-            *bytes = bytes.saturating_sub(size);
+            f(Captured::Records(run));
+            let run_bytes = run.len();
+            capture.saved.take(run_bytes);
+            *bytes = bytes.saturating_sub(run_bytes);
             if *bytes == 0 {
                 return true;
             }
@@ -376,20 +430,25 @@ impl Log {
                         capture.cursor = (slot, offset);
                         return true;
                     }
-                    let word = Self::word(records, offset);
-                    let size = Lengths::of(word).size();
-                    if word & (LIVE | touch) == LIVE {
-                        if let Some((hash, key, value)) = parts(&records[offset..offset + size]) {
-                            f(Captured::Record { hash, key, value });
+                    // A run of records that are wanted, at least one unless the first isn't.
+                    let (start, limit) = (offset, (*bytes).min(RUN_BYTES));
+                    while offset - start < limit && offset + RECORD_BYTES_MIN <= used {
+                        let word = Self::word(records, offset);
+                        if word & (LIVE | touch) != LIVE {
+                            break;
                         }
                         if word & CHANGED != 0 {
                             Self::set_word(&mut records[offset..], 0, word & !CHANGED);
                         }
-                        *bytes = bytes.saturating_sub(size);
+                        offset += Lengths::of(word).size();
+                    }
+                    if offset > start {
+                        f(Captured::Records(&records[start..offset]));
+                        *bytes = bytes.saturating_sub(offset - start);
                     } else {
+                        offset += Lengths::of(Self::word(records, offset)).size();
                         *bytes = bytes.saturating_sub(LOOK_BYTES);
                     }
-                    offset += size;
                 }
             }
             (slot, offset) = (slot + 1, 0);
@@ -417,11 +476,9 @@ impl Log {
                 let record = &mut buffer.bytes_mut()[offset..];
                 let word = Self::word(record, 0);
                 if word & (LIVE | older) == LIVE | older {
-                    if let Some((hash, key, value)) = parts(record) {
-                        f(Captured::Record { hash, key, value });
-                    }
+                    size = Lengths::of(word).size();
                     Self::set_word(record, 0, word & !older);
-                    size = Lengths::of(word).size().max(HEADER_BYTES);
+                    f(Captured::Records(&record[..size]));
                 }
             }
             *bytes = bytes.saturating_sub(size);

@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use hashbrown::HashMap;
 
@@ -78,6 +79,11 @@ pub(super) struct Cold {
     /// Bytes filled in sealed pages, and those of them that are live.
     pub(super) sealed_used: usize,
     pub(super) sealed_live: usize,
+    /// Pages that the last cut has sealed, by number; and of them what is filled, and lives. Of a table that is changed all over between two cuts
+    /// they die by themselves, and until the next cut they can't be wasted more than once: they aren't compacted before.
+    fresh: Range<u64>,
+    fresh_used: usize,
+    fresh_live: usize,
     /// Where the search for a page to compact goes on.
     next_victim: usize,
     /// Sealed pages that died while scans were open.
@@ -106,6 +112,9 @@ impl Cold {
             sweeping: None,
             sealed_used: 0,
             sealed_live: 0,
+            fresh: 0..0,
+            fresh_used: 0,
+            fresh_live: 0,
             next_victim: 0,
             dead: Vec::new(),
             husks: Vec::new(),
@@ -274,6 +283,7 @@ impl Log {
 
     /// Seals all pages at once, in constant time.
     pub(super) fn seal_all(&mut self) {
+        let fresh = self.sealed_below..self.next_number;
         self.sealed_below = self.next_number;
         self.lists = None;
         self.exact = 0;
@@ -286,6 +296,7 @@ impl Log {
             // Of the pages that were the tail what isn't filled counts too; compaction sees each page as it is.
             cold.sealed_used += used;
             cold.sealed_live += live;
+            (cold.fresh, cold.fresh_used, cold.fresh_live) = (fresh, used, live);
             if cold.unwritten.is_empty() {
                 std::mem::swap(&mut cold.unwritten, &mut cold.order);
             } else {
@@ -373,11 +384,17 @@ impl Log {
 
     /// A record of a sealed page is dead.
     pub(super) fn free_sealed(&mut self, slot: usize, size: usize) {
-        self.pages[slot].live -= size;
+        let page = &mut self.pages[slot];
+        page.live -= size;
         if let Some(cold) = &mut self.cold {
             cold.sealed_live = cold.sealed_live.saturating_sub(size);
+            if cold.fresh.contains(&page.number) {
+                cold.fresh_live = cold.fresh_live.saturating_sub(size);
+            }
         }
-        self.drop_if_dead(slot);
+        if page.live == 0 {
+            self.drop_if_dead(slot);
+        }
     }
 
     fn drop_if_dead(&mut self, slot: usize) {
@@ -392,6 +409,9 @@ impl Log {
             return;
         }
         cold.sealed_used = cold.sealed_used.saturating_sub(page.used);
+        if cold.fresh.contains(&page.number) {
+            cold.fresh_used = cold.fresh_used.saturating_sub(page.used);
+        }
         if let Some(frame) = cold.frames[slot].take() {
             cold.store.lock().release(&frame.place);
         }
@@ -443,6 +463,27 @@ impl Log {
             at = *to;
         }
         at
+    }
+
+    /// As [`copy_to_tail`](Self::copy_to_tail), of a record whose page is in memory; `None` when it isn't.
+    #[inline(always)]
+    pub(super) fn copy_resident_to_tail(&mut self, from: u64, flags: u64) -> Option<(u64, usize)> {
+        let (from_slot, from_offset) = self.split(from);
+        let size = Lengths::at(self.pages[from_slot].buffer.get()?.bytes(), from_offset)?.size();
+        let to = self.allocate(size);
+        let (slot, offset) = self.split(to);
+        let Ok([sealed, page]) = self.pages.get_disjoint_mut([from_slot, slot]) else { unreachable!("a sealed page isn't the tail") };
+        page.latest_stamp_us = page.latest_stamp_us.max(sealed.latest_stamp_us);
+        page.live += size;
+        let bytes = &sealed.buffer.get()?.bytes()[from_offset..from_offset + size];
+        let copy = &mut page.buffer.get_mut().expect("a mutable page is in memory").bytes_mut()[offset..offset + size];
+        copy.copy_from_slice(bytes);
+        Self::set_word(copy, 0, Self::word(bytes, 0) | flags);
+        self.live_bytes += size;
+        if let Some(cold) = &mut self.cold {
+            cold.forwards.insert(from, to);
+        }
+        Some((to, size))
     }
 
     /// Copies a sealed record, which is `bytes`, to the tail. The owner puts the copy into the index and frees the record.
@@ -527,7 +568,9 @@ impl Log {
     pub(super) fn find_victim(&mut self, now_us: Option<i64>) -> Option<PageId> {
         let (page_bytes, pages) = (self.page_bytes_wanted(), self.page_count());
         let cold = self.cold.as_mut()?;
-        let is_wasteful = cold.sealed_used > 2 * cold.sealed_live + 4 * self.page_bytes_max;
+        let (old_used, old_live) =
+            (cold.sealed_used.saturating_sub(cold.fresh_used), cold.sealed_live.saturating_sub(cold.fresh_live));
+        let is_wasteful = old_used > 2 * old_live + 4 * self.page_bytes_max;
         // Many pages in which little was filled when they had to go, or that a checkpoint sealed: each takes memory for its place.
         let is_scattered = pages > 16 && pages * (page_bytes / 4) > cold.sealed_used + self.page_bytes + 8 * page_bytes;
         if self.floor.get() > 0 || !(is_wasteful || is_scattered || now_us.is_some()) {
@@ -539,7 +582,8 @@ impl Log {
             let sealed = page.in_use && page.used > 0 && page.number < self.sealed_below;
             // What a checkpoint waits for is left alone until then.
             let has_expired = now_us.is_some_and(|now_us| page.live > 0 && page.latest_stamp_us <= now_us);
-            let gains = (is_wasteful && page.live < page.used / 2) || (is_scattered && page.used < page_bytes / 4);
+            let is_fresh = cold.fresh.contains(&page.number);
+            let gains = (is_wasteful && !is_fresh && page.live < page.used / 2) || (is_scattered && page.used < page_bytes / 4);
             // One in which nothing lives waits to be dropped, after a checkpoint that had it.
             if sealed && page.live > 0 && page.number >= cold.capture_below && (has_expired || gains) {
                 return Some((page.number, cold.next_victim));

@@ -15,7 +15,7 @@ use crate::bugs::{self, Bug};
 use crate::memory::Account;
 use crate::shard::TableId;
 use crate::store::StoreHandle;
-pub(crate) use capture::Captured;
+pub(crate) use capture::{Captured, read_removals};
 pub(crate) use cold::PageImage;
 pub use expiry::{ExpiringTable, TimeToLive};
 pub(crate) use expiry::{STAMP_BYTES, SWEPT_A_TURN};
@@ -233,11 +233,17 @@ impl PointTable {
     /// Copies a sealed record to the tail, where it may be changed. `bytes` is the record.
     fn copy_up(&mut self, hash: u64, at: u64, bytes: &[u8]) -> u64 {
         let copy = self.log.copy_to_tail(at, bytes, HAS_OLDER);
+        self.copied_up(hash, at, copy, bytes.len());
+        copy
+    }
+
+    /// The copy of a sealed record takes its place.
+    #[inline(always)]
+    fn copied_up(&mut self, hash: u64, at: u64, copy: u64, record_bytes: usize) {
         let found = self.index.replace(hash, at, copy);
         debug_assert!(found, "a live record is in the index");
         let (slot, _) = self.log.split(at);
-        self.log.free_sealed(slot, bytes.len());
-        copy
+        self.log.free_sealed(slot, record_bytes);
     }
 
     /// The record that a reference means, where it may be changed.
@@ -247,10 +253,16 @@ impl PointTable {
         if !self.log.is_sealed(at) {
             return at;
         }
+        let hash = self.log.hash(at);
+        if let Some((copy, record_bytes)) = self.log.copy_resident_to_tail(at, HAS_OLDER) {
+            self.copied_up(hash, at, copy, record_bytes);
+            self.settle();
+            return copy;
+        }
         let mut bytes = std::mem::take(&mut self.on_its_way);
         bytes.clear();
         bytes.extend_from_slice(self.log.record(at));
-        let copy = self.copy_up(self.log.hash(at), at, &bytes);
+        let copy = self.copy_up(hash, at, &bytes);
         if bytes.capacity() <= ON_ITS_WAY_KEPT_BYTES {
             self.on_its_way = bytes;
         }

@@ -25,6 +25,7 @@ pub(crate) enum PageRecord<'a> {
 }
 
 /// Calls `f` for each record of a page, in their order; `None` when it isn't one.
+#[inline]
 pub(crate) fn read_page(page: &[u8], mut f: impl FnMut(PageRecord<'_>)) -> Option<()> {
     let mut offset = 0;
     while offset + RECORD_BYTES_MIN <= page.len() {

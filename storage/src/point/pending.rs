@@ -453,6 +453,7 @@ impl PointTable {
 }
 
 /// Hash, key and value of a record.
+#[inline(always)]
 pub(super) fn parts(record: &[u8]) -> Option<(u64, &[u8], &[u8])> {
     let lengths = Lengths::at(record, 0)?;
     let hash = u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);

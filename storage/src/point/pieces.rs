@@ -90,7 +90,7 @@ impl<T> Stack<T> {
 /// A queue of byte strings that know their own lengths.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// None is empty; a byte string is in one of them alone.
+    /// None is empty, unless it is the only one: that is kept for what comes. A byte string is in one of them alone.
     pieces: VecDeque<Vec<u8>>,
     /// Bytes of the first that were taken.
     taken: usize,
@@ -109,21 +109,43 @@ impl Queue {
         self.allocated_bytes
     }
 
-    /// Appends a byte string made of these parts; where it is, to change it.
-    pub(super) fn push(&mut self, parts: &[&[u8]]) -> &mut [u8] {
+    /// Appends a byte string made of these parts.
+    pub(super) fn push(&mut self, parts: &[&[u8]]) {
         let bytes = parts.iter().map(|part| part.len()).sum();
+        let piece = self.piece_for(bytes);
+        parts.iter().for_each(|part| piece.extend_from_slice(part));
+    }
+
+    /// Appends a byte string.
+    #[inline(always)]
+    pub(super) fn push_one(&mut self, bytes: &[u8]) {
+        if let Some(piece) = self.pieces.back_mut()
+            && piece.capacity() - piece.len() >= bytes.len()
+        {
+            self.len_bytes += bytes.len();
+            piece.extend_from_slice(bytes);
+            return;
+        }
+        self.piece_for(bytes.len()).extend_from_slice(bytes);
+    }
+
+    /// A piece with room for a byte string, which is counted in.
+    #[cold]
+    fn piece_for(&mut self, bytes: usize) -> &mut Vec<u8> {
+        self.len_bytes += bytes;
+        if self.pieces.back().is_some_and(|piece| piece.is_empty() && bytes > PIECE_BYTES) {
+            self.free_piece();
+        }
         if self.pieces.back().is_none_or(|piece| piece.len() + bytes > PIECE_BYTES) {
             let room = if self.pieces.is_empty() { bytes } else { PIECE_BYTES.max(bytes) };
             self.pieces.push_back(Vec::with_capacity(room));
             self.allocated_bytes += self.pieces.back().map_or(0, Vec::capacity);
         }
         let Some(piece) = self.pieces.back_mut() else { unreachable!("there is one: the last that was pushed") };
-        let (start, before) = (piece.len(), piece.capacity());
+        let before = piece.capacity();
         make_room(piece, bytes, PIECE_BYTES);
-        parts.iter().for_each(|part| piece.extend_from_slice(part));
         self.allocated_bytes += piece.capacity() - before;
-        self.len_bytes += bytes;
-        &mut piece[start..]
+        piece
     }
 
     /// The rest of the first piece, which begins with the next byte string; nothing when there is none.
@@ -135,8 +157,16 @@ impl Queue {
     pub(super) fn take(&mut self, bytes: usize) {
         self.taken += bytes;
         self.len_bytes -= bytes;
-        if self.pieces.front().is_some_and(|piece| self.taken >= piece.len()) {
-            self.free_piece();
+        let is_only = self.pieces.len() == 1;
+        match self.pieces.front_mut() {
+            Some(piece) if self.taken < piece.len() => {}
+            // Used again: a list that comes and goes all the time isn't made anew each time.
+            Some(piece) if is_only && piece.capacity() <= PIECE_BYTES => {
+                piece.clear();
+                self.taken = 0;
+            }
+            Some(_) => drop(self.free_piece()),
+            None => {}
         }
     }
 
@@ -184,15 +214,21 @@ mod tests {
         #[test]
         fn a_queue_gives_back_what_was_pushed_first(steps in prop::collection::vec((0_usize..4000, 0_usize..4000), 1..6), long in 0_usize..100_000) {
             let (mut queue, mut model, mut next) = (Queue::default(), VecDeque::new(), 0_usize);
-            queue.push(&[&[0; 8], &[]]).copy_from_slice(&long.to_le_bytes());
+            queue.push(&[&long.to_le_bytes(), &[]]);
             // One that is longer than a piece.
             queue.push(&[&vec![7; long + 1]]);
             queue.take(8);
             queue.take(long + 1);
-            prop_assert_eq!((queue.len_bytes(), queue.allocated_bytes()), (0, 0));
+            prop_assert!(queue.len_bytes() == 0 && queue.front().is_empty());
+            prop_assert!(queue.allocated_bytes() <= PIECE_BYTES, "one piece is kept");
             for (pushes, pops) in steps {
                 for _ in 0..pushes {
-                    queue.push(&[&(next % 40).to_le_bytes(), &vec![next as u8; next % 40]]);
+                    let (len, bytes) = ((next % 40).to_le_bytes(), vec![next as u8; next % 40]);
+                    if next.is_multiple_of(2) {
+                        queue.push(&[&len, &bytes]);
+                    } else {
+                        queue.push_one(&[len.as_slice(), &bytes].concat());
+                    }
                     model.push_back(next);
                     next += 1;
                 }

@@ -9,7 +9,7 @@ use super::format::{CONTROL, FIRST_OF_GROUP, HEADER_BYTES, LAST_OF_GROUP, Segmen
 use super::recovery::Recovered;
 use super::{LogError, LogOptions, Lsn, SegmentKind};
 use crate::bugs::{self, Bug};
-use crate::device::{DeviceError, DeviceOp, FileName};
+use crate::device::{Device, DeviceError, DeviceOp, FileName};
 
 #[derive(Clone, Debug)]
 struct Segment {
@@ -73,6 +73,17 @@ impl Task {
             }
         }
     }
+
+    /// Does it at once; what came of it, and memory for [`Writer::give_back`].
+    pub(crate) fn perform(self, device: &mut (impl Device + ?Sized)) -> (Result<(), DeviceError>, Vec<u8>) {
+        match self {
+            Self::Op(op) => (device.execute(op).map(|_| ()), Vec::new()),
+            Self::Records { file, offset, mut data, salt, start } => {
+                seal(&mut data, salt, start);
+                device.write_sync(file, offset, data)
+            }
+        }
+    }
 }
 
 /// The end of a log that grows.
@@ -84,6 +95,8 @@ pub(crate) struct Writer {
     segments: VecDeque<Segment>,
     /// Behind each other; the last is the one that is filled. Never empty.
     chunks: VecDeque<Chunk>,
+    /// Memory of records that were written, for those to come: new memory costs more than copying records into it.
+    spare: Vec<u8>,
     steps: VecDeque<Step>,
     out: Option<Out>,
     tail: u64,
@@ -126,6 +139,7 @@ impl Writer {
             options,
             segments,
             chunks: VecDeque::from([Chunk { start: tail, bytes: Vec::new() }]),
+            spare: Vec::new(),
             steps: VecDeque::new(),
             out: None,
             tail,
@@ -332,6 +346,14 @@ impl Writer {
         }
     }
 
+    /// Takes the memory of records that were written, to be filled again; not of more than half of what may wait.
+    pub(crate) fn give_back(&mut self, mut memory: Vec<u8>) {
+        if memory.capacity() > self.spare.capacity() && memory.capacity() <= self.options.pending_bytes_max / 2 {
+            memory.clear();
+            self.spare = memory;
+        }
+    }
+
     /// Takes what waits for the next write, when it is due; whether it did.
     fn plan(&mut self) -> bool {
         let waiting = self.tail - self.durable;
@@ -345,7 +367,11 @@ impl Writer {
         }
         let is_only = self.chunks.len() == 1;
         let chunk = &mut self.chunks[0];
-        let next = if is_only { Vec::with_capacity(chunk.bytes.len()) } else { Vec::new() };
+        let next = match is_only {
+            true if self.spare.capacity() > 0 => std::mem::take(&mut self.spare),
+            true => Vec::with_capacity(chunk.bytes.len()),
+            false => Vec::new(),
+        };
         let (start, data) = (chunk.start, std::mem::replace(&mut chunk.bytes, next));
         chunk.start += data.len() as u64;
         let end = chunk.start;

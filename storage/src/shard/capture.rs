@@ -1,40 +1,164 @@
-//! What a shard in memory held at a cut, in blocks by vnode, taken in slices while the shard goes on.
+//! What a shard in memory held at a cut, in blocks, taken in slices while the shard goes on.
 //!
 //! ```text
 //! begin_capture ─▶ each table: its bit flips, its lists are swapped; ordered tables are snapshots     O(tables)
 //!   ─▶ capture_slice … capture_slice ─▶ CapturedBlock ─▶ CheckpointWriter (another thread's work)
 //! ```
+//! The shard copies records of point tables as they lie, and no more: whoever writes them sorts them by vnode.
+//!
 //! A capture is whole, or holds what has changed since the one before: then a checkpoint is that one's blocks and these. Ordered tables are
 //! captured whole each time. A shard with a store has `cut` instead.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, Weak};
 
 use super::{Shard, TableId};
-use crate::checkpoint::{CheckpointError, Part, SectionKind, SectionWriter, vnode_of};
+use crate::checkpoint::{CheckpointError, SectionKind, SectionWriter};
 use crate::ordered::OrderedSnapshot;
 use crate::point::{Captured, PointTable};
 
-/// A block is closed when it is at least this long; one record may make it longer.
-const BLOCK_BYTES: usize = 64 << 10;
+/// A block is closed when it is about this long; one record may make it longer.
+pub(crate) const BLOCK_BYTES: usize = 64 << 10;
+/// Blocks whose memory a capture keeps to be filled again.
+const POOLED_MAX: usize = 16;
 
-/// A piece of a captured shard.
+/// A piece of a captured shard, for [`CheckpointWriter::push`](crate::CheckpointWriter::push).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CapturedBlock {
-    pub(crate) part: Part,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) content: CapturedContent,
 }
 
-impl CapturedBlock {
-    /// Which part of the state it holds.
-    #[must_use]
-    pub fn part(&self) -> Part {
-        self.part
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CapturedContent {
+    /// Of a point table.
+    Point { table: TableId, value_width: usize, pieces: CapturedPieces },
+    /// Sections of ordered tables.
+    Ordered(Vec<u8>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CapturedPieces {
+    /// All that the table held before is gone.
+    Cleared,
+    /// Keys that are gone, for [`read_removals`](crate::point::read_removals).
+    Removed(BlockBytes),
+    /// Records, for [`read_page`](crate::point::read_page).
+    Records(BlockBytes),
+}
+
+/// Memory of blocks that were written, for blocks of the same capture: new memory would cost more than copying records into it.
+#[derive(Debug, Default)]
+struct BlockPool(Mutex<Vec<Vec<u8>>>);
+
+impl BlockPool {
+    /// Never waits: who finds it in use does without.
+    fn take(&self) -> Option<Vec<u8>> {
+        self.0.try_lock().ok()?.pop()
     }
 
+    fn give(&self, bytes: Vec<u8>) {
+        if let Ok(mut pooled) = self.0.try_lock()
+            && pooled.len() < POOLED_MAX
+        {
+            pooled.push(bytes);
+        }
+    }
+}
+
+/// Bytes of a block; their memory goes back to the capture when they are dropped, if that still runs.
+#[derive(Debug, Default)]
+pub(crate) struct BlockBytes {
+    bytes: Vec<u8>,
+    pool: Weak<BlockPool>,
+}
+
+impl Deref for BlockBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for BlockBytes {
+    fn drop(&mut self) {
+        if self.bytes.capacity() == BLOCK_BYTES
+            && let Some(pool) = self.pool.upgrade()
+        {
+            self.bytes.clear();
+            pool.give(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Clone for BlockBytes {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), pool: Weak::new() }
+    }
+}
+
+impl PartialEq for BlockBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for BlockBytes {}
+
+impl CapturedBlock {
     /// How long it is.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.payload.len()
+        match &self.content {
+            CapturedContent::Point { pieces: CapturedPieces::Removed(bytes) | CapturedPieces::Records(bytes), .. } => bytes.len(),
+            CapturedContent::Ordered(bytes) => bytes.len(),
+            CapturedContent::Point { pieces: CapturedPieces::Cleared, .. } => 0,
+        }
+    }
+}
+
+/// A block of a point table that is being filled.
+#[derive(Debug, Default)]
+struct OpenBlock {
+    bytes: Vec<u8>,
+    /// Of removed keys, not of records.
+    is_removed: bool,
+    pool: Arc<BlockPool>,
+}
+
+impl OpenBlock {
+    /// Adds a run, which fits into one block or is one record.
+    #[inline(always)]
+    fn add(&mut self, is_removed: bool, run: &[u8], table: (TableId, usize), out: &mut Vec<CapturedBlock>) {
+        if self.is_removed != is_removed || self.bytes.capacity() - self.bytes.len() < run.len() {
+            self.next(is_removed, run.len(), table, out);
+        }
+        self.bytes.extend_from_slice(run);
+    }
+
+    #[cold]
+    fn next(&mut self, is_removed: bool, run_bytes: usize, table: (TableId, usize), out: &mut Vec<CapturedBlock>) {
+        self.close(table, out);
+        self.is_removed = is_removed;
+        if self.bytes.capacity() == 0 && run_bytes <= BLOCK_BYTES {
+            self.bytes = self.pool.take().unwrap_or_default();
+        }
+        self.bytes.reserve_exact(run_bytes.max(BLOCK_BYTES));
+    }
+
+    fn close(&mut self, (table, value_width): (TableId, usize), out: &mut Vec<CapturedBlock>) {
+        if self.bytes.is_empty() {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() < bytes.capacity() / 2 {
+            // It may wait long to be written.
+            bytes.shrink_to_fit();
+        }
+        let bytes = BlockBytes { bytes, pool: Arc::downgrade(&self.pool) };
+        let pieces = if self.is_removed { CapturedPieces::Removed(bytes) } else { CapturedPieces::Records(bytes) };
+        out.push(CapturedBlock { content: CapturedContent::Point { table, value_width, pieces } });
     }
 }
 
@@ -49,18 +173,16 @@ pub enum CaptureKind {
 
 #[derive(Debug)]
 pub(super) struct RecordCapture {
-    vnode_count: u32,
     /// Tables that aren't taken yet; the first is being taken.
     point: VecDeque<TableId>,
     /// Those of them that were dropped after the cut.
     dropped: Vec<(TableId, PointTable)>,
     ordered: VecDeque<(TableId, OrderedSnapshot)>,
-    /// By vnode; the last is of ordered tables.
-    open: Vec<SectionWriter>,
     /// Tables that were dropped before the cut, of which nothing counts any more.
     gone: Vec<TableId>,
-    /// Writers below are closed, when all is taken.
-    closed: usize,
+    /// Of the first point table.
+    open: OpenBlock,
+    open_ordered: SectionWriter,
 }
 
 /// What a shard knows of its captures.
@@ -84,11 +206,10 @@ impl RecordCaptures {
 
 impl Shard {
     /// Cuts: what the shard holds now is captured as `version` by [`capture_slice`](Self::capture_slice). It is whole unless the capture
-    /// before was that of version `base`, and not too much has changed since. `vnode_count`: 1 to 65 535, always the same.
+    /// before was that of version `base`, and not too much has changed since.
     ///
     /// A shard with a device is cut by [`cut`](Self::cut).
-    pub fn begin_capture(&mut self, version: u64, base: Option<u64>, vnode_count: u32) -> Result<CaptureKind, CheckpointError> {
-        assert!((1..=65_535).contains(&vnode_count), "1 to 65535 vnodes");
+    pub fn begin_capture(&mut self, version: u64, base: Option<u64>) -> Result<CaptureKind, CheckpointError> {
         if self.store.is_some() {
             return Err(CheckpointError::HasDevice);
         }
@@ -108,13 +229,12 @@ impl Shard {
         let gone = std::mem::take(&mut self.captures.gone);
         (self.captures.version, self.captures.is_broken) = (Some(version), false);
         self.captures.running = Some(RecordCapture {
-            vnode_count,
             point: point.into(),
             dropped: Vec::new(),
             ordered: ordered.into(),
-            open: Vec::new(),
             gone: if is_whole { Vec::new() } else { gone },
-            closed: 0,
+            open: OpenBlock::default(),
+            open_ordered: SectionWriter::default(),
         });
         Ok(if is_whole { CaptureKind::Whole } else { CaptureKind::Changes })
     }
@@ -125,8 +245,8 @@ impl Shard {
         self.captures.running.is_some()
     }
 
-    /// Takes about `bytes` more of the capture, and appends blocks that are full to `out`; whether there is more. Takes some ten nanoseconds a
-    /// record: 16 KiB are a few microseconds.
+    /// Takes about `bytes` more of the capture, and appends blocks that are full to `out`; whether there is more. Takes about ten nanoseconds a
+    /// small record: 16 KiB are five microseconds.
     pub fn capture_slice(&mut self, bytes: usize, out: &mut Vec<CapturedBlock>) -> bool {
         let Some(mut running) = self.captures.running.take() else { return false };
         let mut left = bytes.max(1);
@@ -146,55 +266,43 @@ impl Shard {
     }
 
     fn capture_some(&mut self, running: &mut RecordCapture, left: &mut usize, out: &mut Vec<CapturedBlock>) -> bool {
-        let count = running.vnode_count as usize;
-        if running.open.is_empty() {
-            running.open.resize_with(count + 1, SectionWriter::default);
-            for id in std::mem::take(&mut running.gone) {
-                running.open[..count].iter_mut().for_each(|w| w.mark(id, 0, SectionKind::Cleared));
-            }
+        let of_point = |table, value_width, pieces| CapturedBlock { content: CapturedContent::Point { table, value_width, pieces } };
+        for id in std::mem::take(&mut running.gone) {
+            out.push(of_point(id, 0, CapturedPieces::Cleared));
         }
         while let Some(id) = running.point.front().copied() {
-            let (open, vnodes) = (&mut running.open, running.vnode_count);
+            let open = &mut running.open;
             let dropped = running.dropped.iter_mut().find(|(dropped, _)| *dropped == id).map(|(_, table)| table);
             let Some(table) = dropped.or_else(|| self.point.get_mut(&id)) else {
                 running.point.pop_front();
                 continue;
             };
             let width = table.value_width();
-            let more = table.capture_slice(left, |captured| {
-                let hash = match captured {
-                    Captured::Cleared => {
-                        open[..count].iter_mut().for_each(|w| w.mark(id, width, SectionKind::Cleared));
-                        return;
-                    }
-                    Captured::Removed { hash, .. } | Captured::Record { hash, .. } => hash,
-                };
-                let vnode = vnode_of(hash, vnodes);
-                let writer = &mut open[vnode as usize];
-                match captured {
-                    Captured::Record { key, value, .. } => writer.push(id, SectionKind::Point, width, hash, key, value),
-                    Captured::Removed { key, .. } => writer.push(id, SectionKind::Removed, width, hash, key, &[]),
-                    Captured::Cleared => {}
-                }
-                if writer.len() >= BLOCK_BYTES {
-                    out.push(CapturedBlock { part: Part::Vnode(vnode), payload: writer.finish() });
-                }
+            let more = table.capture_slice(left, |captured| match captured {
+                // Comes before all else of the table.
+                Captured::Cleared => out.push(of_point(id, width, CapturedPieces::Cleared)),
+                Captured::Removed(keys) => open.add(true, keys, (id, width), out),
+                Captured::Records(records) => open.add(false, records, (id, width), out),
             });
             if more {
                 return true;
             }
+            open.close((id, width), out);
             running.point.pop_front();
             if *left == 0 {
                 return true;
             }
         }
+        let writer = &mut running.open_ordered;
+        let mut close = |writer: &mut SectionWriter| {
+            out.push(CapturedBlock { content: CapturedContent::Ordered(writer.finish()) });
+        };
         while let Some((id, snapshot)) = running.ordered.front_mut() {
-            let writer = &mut running.open[count];
             let before = writer.len();
             let more = snapshot.take_block(|key, value| writer.push(*id, SectionKind::Ordered, 0, 0, key, value));
             *left = left.saturating_sub(writer.len() - before);
             if writer.len() >= BLOCK_BYTES {
-                out.push(CapturedBlock { part: Part::Ordered, payload: writer.finish() });
+                close(writer);
             }
             if !more {
                 running.ordered.pop_front();
@@ -203,16 +311,8 @@ impl Shard {
                 return true;
             }
         }
-        while let Some(writer) = running.open.get_mut(running.closed) {
-            if writer.len() > 0 {
-                *left = left.saturating_sub(writer.len());
-                let part = if running.closed == count { Part::Ordered } else { Part::Vnode(running.closed as u32) };
-                out.push(CapturedBlock { part, payload: writer.finish() });
-            }
-            running.closed += 1;
-            if *left == 0 && running.closed <= count {
-                return true;
-            }
+        if writer.len() > 0 {
+            close(writer);
         }
         false
     }

@@ -243,7 +243,7 @@ impl Shard {
         Ok(())
     }
 
-    /// One slice of the checkpoint that was cut: never blocks where its device doesn't, gathers about 64 KiB and gives the device a piece of
+    /// One slice of the checkpoint that was cut: never blocks where its device doesn't, and gathers about 64 KiB or gives the device a piece of
     /// 128 KiB at most. `Some(version)` once, when it has become durable: it
     /// survives any crash from then on. After an error the version may or may not be there at the next start, and nothing more is accepted.
     pub fn advance_checkpoint(&mut self) -> Result<Option<u64>, CheckpointError> {
@@ -310,8 +310,10 @@ impl Shard {
     }
 
     fn checkpoint_slice(&mut self, store: &StoreHandle, capture: &mut Capture) -> Result<Progress, CheckpointError> {
-        store.lock().step_slice()?;
+        let has_given = store.lock().step_slice()?;
         match &mut capture.phase {
+            // Giving the device a piece takes about as long as gathering one: each has a slice of its own.
+            Phase::Writing if has_given => Ok(Progress::Goes),
             Phase::Writing => {
                 if bugs::is_on(Bug::CaptureIsLate) {
                     self.point.values_mut().for_each(PointTable::cut_pages);

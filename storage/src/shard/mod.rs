@@ -23,6 +23,7 @@ use crate::pressure::PressureGauge;
 use crate::store::{PageStore, StoreCounts, StoreError, StoreHandle, StoreOptions};
 use blocks::BlockTraffic;
 use capture::RecordCaptures;
+pub(crate) use capture::{BLOCK_BYTES, CapturedContent, CapturedPieces};
 pub use capture::{CaptureKind, CapturedBlock};
 use checkpoint::Durable;
 pub use checkpoint::{OpenAt, Recovered};

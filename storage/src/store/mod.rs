@@ -111,17 +111,15 @@ struct Gathered {
 }
 
 impl Batch {
-    /// Gives the device what may go out now, until that has come to about `limit_bytes`; whether all is done.
-    fn advance(&mut self, device: &mut dyn Device, limit_bytes: usize) -> bool {
-        let mut left = limit_bytes;
+    /// Gives the device what may go out now, until that has come to about `left` bytes, which it counts down; whether all is done.
+    fn advance(&mut self, device: &mut dyn Device, left: &mut usize) -> bool {
         while let Some(step) = self.steps.front_mut() {
-            while left > 0
+            while *left > 0
                 && let Some(op) = step.pop_front()
             {
-                left = match &op {
-                    DeviceOp::Write { data, .. } | DeviceOp::WriteSync { data, .. } => left.saturating_sub(data.len()),
-                    _ => left,
-                };
+                if let DeviceOp::Write { data, .. } | DeviceOp::WriteSync { data, .. } = &op {
+                    *left = left.saturating_sub(data.len());
+                }
                 self.on_their_way.insert(device.submit(op));
             }
             if !step.is_empty() || !self.on_their_way.is_empty() {
@@ -385,9 +383,9 @@ impl PageStore {
     }
 
     /// Goes on with the batch that is written.
-    fn write_on(&mut self, limit_bytes: usize) {
+    fn write_on(&mut self, left: &mut usize) {
         if let Some(batch) = &mut self.writing
-            && batch.advance(&mut *self.device, limit_bytes)
+            && batch.advance(&mut *self.device, left)
         {
             self.durable_batch = batch.number;
             self.counts.batches += 1;
@@ -410,8 +408,9 @@ impl PageStore {
 
     /// Goes on with the steps beside the pages.
     fn side_on(&mut self) {
+        let mut left = usize::MAX;
         if let Some(side) = &mut self.side
-            && side.advance(&mut *self.device, usize::MAX)
+            && side.advance(&mut *self.device, &mut left)
         {
             self.side = None;
         }
@@ -429,15 +428,16 @@ impl PageStore {
 
     /// Takes what the device has done and gives it more to do; never blocks. `all`: a batch that isn't full is begun too.
     pub(crate) fn step(&mut self, all: bool) -> Result<(), StoreError> {
-        self.step_bounded(all, if all { usize::MAX } else { SLICE_BYTES })
+        self.step_bounded(all, if all { usize::MAX } else { SLICE_BYTES }).map(|_| ())
     }
 
-    /// As [`step`](Self::step) of all, but gives the device no more than a piece of what is to be written.
-    pub(crate) fn step_slice(&mut self) -> Result<(), StoreError> {
+    /// As [`step`](Self::step) of all, but gives the device no more than a piece of what is to be written; whether it gave it any.
+    pub(crate) fn step_slice(&mut self) -> Result<bool, StoreError> {
         self.step_bounded(true, SLICE_BYTES)
     }
 
-    fn step_bounded(&mut self, all: bool, limit_bytes: usize) -> Result<(), StoreError> {
+    fn step_bounded(&mut self, all: bool, limit_bytes: usize) -> Result<bool, StoreError> {
+        let mut left = limit_bytes;
         let mut done = Vec::new();
         self.device.poll(&mut done);
         for Completion { token, result } in done {
@@ -468,16 +468,16 @@ impl PageStore {
             }
         }
         if self.failed.is_none() {
-            self.write_on(limit_bytes);
+            self.write_on(&mut left);
             self.side_on();
             if self.writing.is_none() {
                 self.begin_batch(all);
-                self.write_on(limit_bytes);
+                self.write_on(&mut left);
             }
             self.remove_dead();
         }
         self.settle();
-        self.failed.clone().map_or(Ok(()), Err)
+        self.failed.clone().map_or(Ok(left < limit_bytes), Err)
     }
 
     fn remove_dead(&mut self) {

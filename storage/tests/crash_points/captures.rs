@@ -111,7 +111,7 @@ fn work(device: &mut SimDevice, seed: u64, rounds: u64, history: &mut History) -
         let changes = random.below(60);
         change(&mut shard, &mut model, &mut random, changes);
         let base = checkpoints.base(VNODES).filter(|_| checkpoints.parts_to_rewrite().len() < 4);
-        let kind = shard.begin_capture(version, base, VNODES)?;
+        let kind = shard.begin_capture(version, base)?;
         let records = model.len() as u64;
         if random.below(8) == 0 {
             // Given up, at any place: the next one must not rely on it.
