@@ -196,7 +196,9 @@ fn shard_part(keys: u64, seconds: f64, every: f64, slice_bytes: usize) {
     }
     drop(to_writer);
     let writer = writer.join().unwrap();
-    println!("shards in memory, {keys} keys of 8 B with values of 8 B, updates in batches of {BATCH}, a capture each {every} s of one");
+    println!(
+        "shards in memory, {keys} keys of 8 B with values of 8 B, updates in batches of {BATCH}, a capture each {every} s of one"
+    );
     let rate = |ns: u64| at as f64 * 1e3 / ns as f64;
     println!(
         "  updates: {:.2} M/s of CPU without, {:.2} M/s with captures ({:+.1} %), {:.1} a key and capture",

@@ -60,14 +60,7 @@ impl<D: Device> Checkpoints<D> {
             base,
             kinds: HashMap::new(),
             open: OpenSections::default(),
-            out: DataOut {
-                version,
-                blocks: Vec::new(),
-                is_created: false,
-                written_bytes: 0,
-                piece: Vec::new(),
-                on_their_way: 0,
-            },
+            out: DataOut { version, blocks: Vec::new(), is_created: false, written_bytes: 0, piece: Vec::new(), on_their_way: 0 },
         })
     }
 

@@ -472,7 +472,9 @@ impl Log {
         let size = Lengths::at(self.pages[from_slot].buffer.get()?.bytes(), from_offset)?.size();
         let to = self.allocate(size);
         let (slot, offset) = self.split(to);
-        let Ok([sealed, page]) = self.pages.get_disjoint_mut([from_slot, slot]) else { unreachable!("a sealed page isn't the tail") };
+        let Ok([sealed, page]) = self.pages.get_disjoint_mut([from_slot, slot]) else {
+            unreachable!("a sealed page isn't the tail")
+        };
         page.latest_stamp_us = page.latest_stamp_us.max(sealed.latest_stamp_us);
         page.live += size;
         let bytes = &sealed.buffer.get()?.bytes()[from_offset..from_offset + size];

@@ -266,7 +266,8 @@ impl Shard {
     }
 
     fn capture_some(&mut self, running: &mut RecordCapture, left: &mut usize, out: &mut Vec<CapturedBlock>) -> bool {
-        let of_point = |table, value_width, pieces| CapturedBlock { content: CapturedContent::Point { table, value_width, pieces } };
+        let of_point =
+            |table, value_width, pieces| CapturedBlock { content: CapturedContent::Point { table, value_width, pieces } };
         for id in std::mem::take(&mut running.gone) {
             out.push(of_point(id, 0, CapturedPieces::Cleared));
         }
@@ -330,5 +331,36 @@ impl Shard {
             }
             _ => Some(table),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::ShardOptions;
+
+    #[test]
+    fn memory_of_blocks_that_were_written_is_filled_again() {
+        let mut shard = Shard::new(ShardOptions { budget_bytes: usize::MAX });
+        for key in 0..40_000_u64 {
+            shard.point(TableId(1), 8).put(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), &key.to_le_bytes(), &[1; 8]);
+        }
+        assert_eq!(shard.begin_capture(1, None).unwrap(), CaptureKind::Whole);
+        let (mut places, mut blocks, mut out) = (HashSet::new(), 0, Vec::new());
+        let mut more = true;
+        while more {
+            more = shard.capture_slice(4096, &mut out);
+            for block in out.drain(..) {
+                let CapturedContent::Point { pieces: CapturedPieces::Records(records), .. } = &block.content else {
+                    panic!("there are records alone")
+                };
+                places.insert(records.as_ptr());
+                blocks += 1;
+            }
+        }
+        assert!(blocks >= 40_000 * 32 / BLOCK_BYTES && places.len() <= 3, "{blocks} blocks in {} places", places.len());
     }
 }

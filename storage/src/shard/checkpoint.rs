@@ -24,7 +24,7 @@ use crate::store::{PageStore, StoreHandle, StoreOptions, frame_bytes};
 /// A slice of a checkpoint writes about this much.
 const SLICE_BYTES: usize = 64 << 10;
 /// Pages that a slice tells or looks at; dropping one counts as many.
-const SLICE_STEPS: usize = 256;
+const SLICE_STEPS: usize = 128;
 /// Longest note.
 const NOTE_BYTES_MAX: usize = 16 << 20;
 /// Longest manifest that is read.

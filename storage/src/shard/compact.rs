@@ -75,3 +75,44 @@ impl Shard {
         ticket.map(|ticket| Compaction { ticket: Some(ticket), ..begun })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::{OpenAt, ShardOptions, SimDevice, StoreOptions, TableLayout};
+
+    const KEYS: u64 = 100_000;
+
+    fn change(shard: &mut Shard, keys: impl Iterator<Item = u64>) {
+        for (i, key) in keys.enumerate() {
+            let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            shard.point(TableId(1), 8).change(hash, &key.to_le_bytes(), |value, _| value[0] += 1);
+            if i % 256 == 0 {
+                shard.maintain().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn pages_that_the_last_cut_has_sealed_are_left_to_die_and_older_ones_are_compacted() {
+        let options = ShardOptions { budget_bytes: 256 << 20 };
+        let device = Box::new(SimDevice::new(1));
+        let (mut shard, _) =
+            Shard::open(options, TableLayout::for_device(), device, StoreOptions::default(), 2, OpenAt::Newest).unwrap();
+        change(&mut shard, 0..KEYS);
+        shard.checkpoint_now(1, b"").unwrap();
+        // Three of four records of each page are changed, so it is mostly dead.
+        change(&mut shard, (0..KEYS).filter(|key| key % 4 > 0));
+        (0..2000).for_each(|_| shard.maintain().unwrap());
+        assert_eq!(shard.store_counts().records_compacted, 0);
+        shard.checkpoint_now(2, b"").unwrap();
+        (0..2000).for_each(|_| shard.maintain().unwrap());
+        assert!(shard.store_counts().records_compacted > KEYS / 8, "{:?}", shard.store_counts());
+        for key in 0..KEYS {
+            let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let value = 1 + u8::from(key % 4 > 0);
+            assert_eq!(shard.point(TableId(1), 8).get(hash, &key.to_le_bytes()).map(|v| v[0]), Some(value), "key {key}");
+        }
+    }
+}
