@@ -48,9 +48,10 @@ impl OpenSections {
             CapturedPieces::Records(records) => {
                 let whole = read_page(records, |record| match record {
                     PageRecord::Live { hash, key, value } => push(SectionKind::Point, hash, key, value),
-                    PageRecord::Removed { .. } => debug_assert!(false, "a table in memory has no tombstones"),
+                    PageRecord::Removed { .. } => unreachable!("a table in memory has no tombstones"),
                 });
-                debug_assert!(whole.is_some(), "what a capture gave is whole records");
+                // A checkpoint without some of its records must not be written.
+                assert!(whole.is_some(), "what a capture gave is whole records");
             }
         }
         result

@@ -86,6 +86,7 @@ pub(crate) fn read_removals(mut bytes: &[u8], mut f: impl FnMut(u64, &[u8])) {
         f(hash, key);
         bytes = &bytes[REMOVAL_BYTES + key.len()..];
     }
+    assert!(bytes.is_empty(), "what a capture gave is whole keys");
 }
 
 /// Records at the front of `bytes`, until they have come to `limit`.
