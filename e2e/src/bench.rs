@@ -327,7 +327,11 @@ async fn tend(pods: &Api<Pod>, workers: &Workers, seen: &RefCell<HashSet<String>
     let name = pod.name_any();
     if pod.metadata.deletion_timestamp.is_some() {
         let now = kube::api::DeleteParams { grace_period_seconds: Some(0), ..kube::api::DeleteParams::default() };
-        let _ = pods.delete(&name, &now).await; // it may be gone already
+        match pods.delete(&name, &now).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => eprintln!("bench: deleting {name}: {error}"),
+        }
         return;
     }
     if !seen.borrow_mut().insert(pod.uid().unwrap_or_default()) {

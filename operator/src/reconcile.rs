@@ -164,7 +164,7 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
     result?;
     if decision.actions.is_empty()
         && decision.status.operation.is_none()
-        && matches!(decision.requeue_ms, POLL_EARLY_MS | POLL_MS)
+        && decision.only_polls
         && job.spec.active_deadline_seconds.is_none()
         && is_true(&decision.status.conditions, "Ready")
         && let (Some(worker), Worker::Status(said)) = (&scene.worker, &scene.observed.worker)

@@ -127,4 +127,6 @@ pub struct Decision {
     pub happenings: Vec<Happening>,
     /// When to look again, milliseconds.
     pub requeue_ms: u64,
+    /// Whether that look is only to see that the worker runs on: whatever else may happen, a watch reports.
+    pub only_polls: bool,
 }

@@ -66,9 +66,16 @@ pub fn decide(job: &Job, status: &StreamingJobStatus, observed: &Observed, now: 
         actions: Vec::new(),
         happenings: Vec::new(),
         requeue_ms: IDLE_MS,
+        only_polls: false,
     };
     pass.run();
-    Decision { status: pass.status, actions: pass.actions, happenings: pass.happenings, requeue_ms: pass.requeue_ms }
+    Decision {
+        status: pass.status,
+        actions: pass.actions,
+        happenings: pass.happenings,
+        requeue_ms: pass.requeue_ms,
+        only_polls: pass.only_polls,
+    }
 }
 
 /// One pass over one job.
@@ -82,6 +89,7 @@ struct Pass<'a> {
     actions: Vec<Action>,
     happenings: Vec<Happening>,
     requeue_ms: u64,
+    only_polls: bool,
 }
 
 impl Pass<'_> {
@@ -283,7 +291,11 @@ impl Pass<'_> {
         self.keep_settings(verdict);
         let age = self.now.duration_since(deployed.at.0);
         let is_early = age < EARLY || self.pod().is_none_or(|p| !p.is_ready);
-        self.look_again(if is_early { POLL_EARLY_MS } else { POLL_MS });
+        let poll_ms = if is_early { POLL_EARLY_MS } else { POLL_MS };
+        self.look_again(poll_ms);
+        // What is missing, or holds a check up, may come without a watch that tells.
+        let waits = matches!(verdict, Verdict::Pending(_) | Verdict::Missing(_));
+        self.only_polls = !waits && self.requeue_ms == poll_ms;
     }
 
     /// Whether the running job came to an end, good or bad; the operation that takes its workers away is begun.

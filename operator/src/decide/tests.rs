@@ -405,6 +405,23 @@ fn a_steady_job_is_left_alone() {
     assert_eq!(world.decide().requeue_ms, POLL_MS);
 }
 
+/// A Secret that the user makes at last is in no watch, so a job that waits for it isn't looked at by its worker alone, however young it is.
+#[test]
+fn a_young_job_whose_change_waits_for_something_is_more_than_polled() {
+    let mut world = running(json!({}));
+    world.settings_current = true;
+    world.settle_for(2);
+    let young = world.decide();
+    assert!(young.only_polls && young.requeue_ms == POLL_EARLY_MS, "{young:?}");
+    let mut changed = world.observed();
+    changed.target = Target::Missing(Trouble::new("SecretMissing", "the Secret kafka is not there"));
+    let waits = decide(&world.job, &world.status, &changed, world.now);
+    assert!(!waits.only_polls && waits.requeue_ms == POLL_EARLY_MS, "{waits:?}");
+    changed.target = Target::Revision("orders-b".into());
+    changed.check = Check::Running(Some(Trouble::new("ImagePull", "no such image")));
+    assert!(!decide(&world.job, &world.status, &changed, world.now).only_polls);
+}
+
 #[test]
 fn a_job_that_is_created_suspended_has_no_worker() {
     let mut world = World::new(json!({"state": "Suspended"}));
