@@ -32,7 +32,7 @@ pub use verdict::problems_text;
 use crate::names;
 
 /// How long a running job's worker is left alone between two looks, milliseconds.
-pub const POLL_MS: u64 = 10_000;
+pub const POLL_MS: u64 = 15_000;
 /// The same in the first minute of an epoch: short jobs end.
 pub const POLL_EARLY_MS: u64 = 1_000;
 /// How long to wait at first for something that a watch should report anyhow, milliseconds.
