@@ -12,6 +12,7 @@ mod bugs;
 mod checkpoint;
 mod checkpoint_store;
 mod device;
+mod directory_kind;
 pub mod inspect;
 mod kv;
 mod log;

@@ -23,6 +23,28 @@ pub(crate) struct Frame {
     pub(crate) name: &'static str,
 }
 
+/// Why a file's bytes are no such file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SealedError {
+    /// They were changed, or never were one.
+    Damaged(String),
+    /// They are whole, and of a format of a newer version.
+    Unsupported(String),
+}
+
+impl std::fmt::Display for SealedError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Damaged(because) | Self::Unsupported(because)) = self;
+        f.write_str(because)
+    }
+}
+
+impl From<&str> for SealedError {
+    fn from(because: &str) -> Self {
+        Self::Damaged(because.to_owned())
+    }
+}
+
 impl Frame {
     /// A file of `body`, whose length (of 4 bytes, which the caller has checked) is `length`.
     pub(crate) fn seal(&self, body: &[u8], length: [u8; 4]) -> Vec<u8> {
@@ -44,27 +66,27 @@ impl Frame {
     }
 
     /// The body in a file's bytes, or why there is none.
-    pub(crate) fn open<'b>(&self, bytes: &'b [u8]) -> Result<&'b [u8], String> {
+    pub(crate) fn open<'b>(&self, bytes: &'b [u8]) -> Result<&'b [u8], SealedError> {
         self.open_any(bytes).map(|(_, body)| body)
     }
 
     /// The same, with the format.
-    pub(crate) fn open_any<'b>(&self, bytes: &'b [u8]) -> Result<(u32, &'b [u8]), String> {
+    pub(crate) fn open_any<'b>(&self, bytes: &'b [u8]) -> Result<(u32, &'b [u8]), SealedError> {
         let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
-            return Err("it is shorter than a manifest's header".to_owned());
+            return Err("it is shorter than a manifest's header".into());
         };
         if header[..8] != self.magic {
-            return Err(format!("it doesn't begin as {} does", self.name));
+            return Err(SealedError::Damaged(format!("it doesn't begin as {} does", self.name)));
         }
         let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
         if number(12) as usize != body.len() {
-            return Err(format!("its body has {} B instead of {}", body.len(), number(12)));
+            return Err(SealedError::Damaged(format!("its body has {} B instead of {}", body.len(), number(12))));
         }
         if crc32c_append(crc32c(&header[..16]), body) != number(16) {
-            return Err("its checksum is wrong".to_owned());
+            return Err("its checksum is wrong".into());
         }
         if !(self.oldest_format..=self.format).contains(&number(8)) {
-            return Err(format!("format {} is not known to this version", number(8)));
+            return Err(SealedError::Unsupported(format!("format {} is not known to this version", number(8))));
         }
         Ok((number(8), body))
     }

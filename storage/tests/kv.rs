@@ -306,6 +306,29 @@ fn values_of_another_kind_are_refused_and_shards_stay_as_they_were_made() {
     assert_eq!(kv.start_session().unwrap().read(b"key").unwrap().unwrap(), b"a value of another length");
 }
 
+/// A key or a value that is too long is the caller's mistake: an error, and the store goes on.
+#[test]
+fn keys_and_values_that_are_too_long_are_refused_and_the_store_goes_on() {
+    let kv = ShardedKv::open(SimDevice::new(1), KvOptions::new(1)).unwrap();
+    let mut session = kv.start_session().unwrap();
+    let long = vec![7; 1 << 26];
+    let is_refused = |result: Result<(), KvError>| matches!(result, Err(KvError::TooLarge { what: "key", .. }));
+    assert!(is_refused(session.upsert(&long, b"")));
+    assert!(is_refused(session.rmw(&long, |_| Some(Vec::new()))));
+    let keys: KvKeys = [b"short".as_slice(), &long].into_iter().collect();
+    assert!(is_refused(session.upsert_batch(&keys, |_| b"12345678")));
+    assert!(is_refused(session.rmw_batch(&keys, |_, slot| add_one(slot))));
+    // Such a key is nowhere.
+    assert_eq!(session.read(&long).unwrap(), None);
+    assert!(!session.delete(&long).unwrap());
+    assert_eq!((session.serial(), kv.len().unwrap()), (1, 0));
+    // One byte less is a key like others, also in a checkpoint.
+    session.upsert(&long[1..], b"value").unwrap();
+    kv.checkpoint(SOON).unwrap();
+    let kv = ShardedKv::open(kv.into_device().unwrap(), KvOptions::new(1)).unwrap();
+    assert_eq!(kv.start_session().unwrap().read(&long[1..]).unwrap().unwrap(), b"value");
+}
+
 #[test]
 fn only_one_checkpoint_is_taken_at_a_time() {
     let kv = ShardedKv::open(SimDevice::new(1), KvOptions { shards: 8, ..KvOptions::new(2) }).unwrap();

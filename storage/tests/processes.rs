@@ -3,14 +3,16 @@
 //! Children are this binary itself, asked for one of its ignored tests. `TIDERACE_KILL_ROUNDS` chooses how often each is killed.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tiderace_storage::{
-    Commit, DeviceError, FileDevice, KvKeys, KvOptions, KvSlot, Log, LogError, LogOptions, Lsn, ReadOnlyDevice, ReadOnlyLog,
-    ShardedKv, Wal, WalEntry, open_device,
+    Commit, DeviceError, FileDevice, KvKeys, KvOptions, KvSlot, Log, LogError, LogOptions, Lsn, OpenAt, ReadOnlyDevice,
+    ReadOnlyLog, Shard, ShardOptions, ShardedKv, StoreOptions, TableId, TableLayout, Wal, WalEntry, open_device,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -170,6 +172,54 @@ fn child_kv() {
     });
 }
 
+/// Of round `round` of a shard's work: what it sets, in the point table and in the ordered one, and what it removes from both.
+fn changes_of(round: u64) -> (Vec<(u64, Vec<u8>)>, Vec<u64>) {
+    let set = (0..80).map(|i| ((round * 37 + i * 3) % 400, vec![round as u8; (round * 31 + i * 7) as usize % 120])).collect();
+    (set, (0..20).map(|i| (round * 11 + i * 5) % 400).collect())
+}
+
+fn pages(directory: &Path, io_uring: bool) -> (Shard, u64) {
+    let (device, _) = open_device(directory, io_uring).unwrap();
+    let layout = TableLayout { page_bits: 11, segment_bits: 5, ..TableLayout::for_device() };
+    let store = StoreOptions { shard: 1, segment_bytes: 32 << 10, batch_bytes: 8 << 10 };
+    let options = ShardOptions { budget_bytes: 256 << 10 };
+    let (shard, recovered) = Shard::open(options, layout, device, store, 2, OpenAt::Newest).unwrap();
+    (shard, recovered.map_or(0, |r| r.version))
+}
+
+fn apply(shard: &mut Shard, round: u64) {
+    let (set, removed) = changes_of(round);
+    for (key, value) in &set {
+        shard.point(TableId(0), 8).put(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), &key.to_le_bytes(), value);
+        shard.ordered(TableId(1)).put(&key.to_be_bytes(), value);
+    }
+    for key in removed {
+        shard.point(TableId(0), 8).remove(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), &key.to_le_bytes());
+        shard.ordered(TableId(1)).remove(&key.to_be_bytes());
+    }
+    shard.maintain().unwrap();
+}
+
+#[test]
+#[ignore = "a child of the tests here"]
+fn child_pages() {
+    let (mut shard, mut version) = pages(&directory(), true);
+    say("open");
+    apply(&mut shard, version + 1);
+    loop {
+        version += 1;
+        shard.cut(version, b"").unwrap();
+        // The shard goes on with the next round while it is written.
+        apply(&mut shard, version + 1);
+        while shard.is_checkpointing() {
+            if let Some(version) = shard.advance_checkpoint().unwrap() {
+                say(&format!("acknowledged {version}"));
+            }
+            shard.complete_pending(Duration::from_micros(50));
+        }
+    }
+}
+
 fn start(test: &str, directory: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
@@ -295,6 +345,33 @@ fn a_store_keeps_each_acknowledged_checkpoint_however_often_its_process_is_kille
         assert!(found == expected, "round {round}: the store is not what its serials tell");
     }
     assert!(last.0 > 3, "{last:?}");
+}
+
+#[test]
+fn a_shard_keeps_each_acknowledged_checkpoint_of_its_pages_however_often_its_process_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for round in 0..rounds() {
+        let lines = lines_until_killed(start("child_pages", directory.path()), Some(Duration::from_millis(round * 29 % 120)));
+        last = acknowledged(&lines).unwrap_or(0).max(last);
+        let (mut shard, version) = pages(directory.path(), round % 2 == 0);
+        assert!(version >= last, "round {round}: {version} is the newest, {last} was acknowledged");
+        let mut expected = BTreeMap::new();
+        for (set, removed) in (1..=version).map(changes_of) {
+            expected.extend(set);
+            removed.iter().for_each(|key| drop(expected.remove(key)));
+        }
+        let (mut records, table) = (Vec::new(), shard.point(TableId(0), 8));
+        assert_eq!(table.scan(0, usize::MAX, &mut records), None);
+        let key = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+        let found: BTreeMap<_, _> = records.iter().map(|r| (key(table.key(*r)), table.value(*r).to_vec())).collect();
+        assert!(found == expected, "round {round}: version {version} holds something else than was cut");
+        let all = shard.ordered(TableId(1)).range(Bound::Unbounded, Bound::Unbounded);
+        let sorted: Vec<_> = all.map(|(k, v)| (u64::from_be_bytes(k.try_into().unwrap()), v.to_vec())).collect();
+        assert!(sorted.into_iter().eq(expected), "round {round}: version {version} holds other entries than were cut");
+        assert_eq!(shard.failure(), None);
+    }
+    assert!(last > 10, "{last}");
 }
 
 /// A small file system of its own, for who may mount one.

@@ -133,7 +133,7 @@ Examples:
   tiderace inspect wal /data/wal --repair truncate     changes files, keeps copies
   tiderace inspect pages /data/core-0 --repair set-aside
 
-Needs no lock, and may be used while a job runs. Exit code 3: --verify found damage.";
+Looking needs no lock, and may be done while a job runs; repairing is refused then. Exit code 3: --verify found damage.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:

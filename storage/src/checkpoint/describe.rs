@@ -6,6 +6,7 @@ use super::MANIFEST_BYTES_MAX;
 use super::format::{ManifestBody, Role, SectionKind, data_name, manifest_name, open_block, read_payload, role};
 use super::image::Part;
 use crate::device::{Device, DeviceError, DeviceOp, Done, FileName};
+use crate::sealed::SealedError;
 
 /// What a manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,16 +50,16 @@ fn read(device: &mut (impl Device + ?Sized), file: FileName, offset: u64, len: u
     }
 }
 
-fn body(device: &mut (impl Device + ?Sized), version: u64) -> Result<Result<ManifestBody, String>, DeviceError> {
+fn body(device: &mut (impl Device + ?Sized), version: u64) -> Result<Result<ManifestBody, SealedError>, DeviceError> {
     let bytes = read(device, manifest_name(version), 0, MANIFEST_BYTES_MAX as usize)?;
     Ok(ManifestBody::decode(&bytes).and_then(|body| match body.version == version {
         true => Ok(body),
-        false => Err(format!("it is of version {}", body.version)),
+        false => Err(SealedError::Damaged(format!("it is of version {}", body.version))),
     }))
 }
 
 /// What a manifest says, or what is wrong with it.
-pub(crate) fn manifest(device: &mut (impl Device + ?Sized), version: u64) -> Result<Result<Described, String>, DeviceError> {
+pub(crate) fn manifest(device: &mut (impl Device + ?Sized), version: u64) -> Result<Result<Described, SealedError>, DeviceError> {
     Ok(body(device, version)?.map(|body| Described {
         vnodes: body.vnode_count,
         records: body.records,

@@ -22,7 +22,7 @@ use crc32c::{crc32c, crc32c_append};
 
 use super::image::Part;
 use crate::device::FileName;
-use crate::sealed::Frame;
+use crate::sealed::{Frame, SealedError};
 use crate::shard::TableId;
 
 /// What the records of a section say.
@@ -319,9 +319,9 @@ impl ManifestBody {
     }
 
     /// The manifest in a file's bytes, or why it is none.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, SealedError> {
         let (format, body) = FRAME.open_any(bytes)?;
-        Self::decode_body(format, body).ok_or_else(|| "its body makes no sense".to_owned())
+        Self::decode_body(format, body).ok_or_else(|| "its body makes no sense".into())
     }
 
     fn decode_body(format: u32, mut body: &[u8]) -> Option<Self> {

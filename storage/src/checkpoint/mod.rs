@@ -21,6 +21,8 @@ use hashbrown::HashMap;
 
 use crate::bugs::{self, Bug};
 use crate::device::{Completion, Device, DeviceError, DeviceOp, Done, FileName, Token};
+use crate::directory_kind::{DirectoryKind, foreign_file};
+use crate::sealed::SealedError;
 use crate::shard::CaptureKind;
 use crate::shard::{Shard, TableId};
 pub(crate) use describe::Described;
@@ -46,6 +48,22 @@ pub enum CheckpointError {
         /// The file.
         file: FileName,
         /// What is wrong.
+        because: String,
+    },
+    /// The directory is of another kind.
+    #[error("{file}: the directory holds {holds}: open it as that, or name another")]
+    Foreign {
+        /// What tells.
+        file: FileName,
+        /// What is in it.
+        holds: &'static str,
+    },
+    /// A newer version of this software has written the file.
+    #[error("{file}: {because}; open it with the version that wrote it, or a newer one")]
+    Unsupported {
+        /// The file.
+        file: FileName,
+        /// What isn't known.
         because: String,
     },
     /// A new checkpoint must have a higher version than all before.
@@ -100,6 +118,17 @@ pub enum CheckpointError {
     /// The shard's pages are its checkpoints: cut it.
     #[error("the shard has a device, its own pages are its checkpoints: use Shard::cut")]
     HasDevice,
+}
+
+impl CheckpointError {
+    /// What is wrong with a manifest, of its file.
+    pub(crate) fn of_file(file: &FileName, error: SealedError) -> Self {
+        let file = file.clone();
+        match error {
+            SealedError::Damaged(because) => Self::Damaged { file, because },
+            SealedError::Unsupported(because) => Self::Unsupported { file, because },
+        }
+    }
 }
 
 /// A committed checkpoint.
@@ -163,6 +192,9 @@ impl<D: Device> Checkpoints<D> {
             poisoned: None,
         };
         let Done::Files(files) = opened.device.execute(DeviceOp::List)? else { return Ok(opened) };
+        if let Some((file, holds)) = foreign_file(&files, Some(DirectoryKind::Checkpoints)) {
+            return Err(CheckpointError::Foreign { file, holds });
+        }
         for (name, _) in &files {
             match role(name) {
                 Some(Role::Manifest(version)) => opened.versions.push(version),
@@ -175,7 +207,7 @@ impl<D: Device> Checkpoints<D> {
         for version in opened.versions.clone() {
             let named = match opened.load(version) {
                 Ok(checkpoint) => Some(checkpoint.body.files.iter().map(|f| f.version).collect()),
-                Err(CheckpointError::Damaged { .. }) => None,
+                Err(CheckpointError::Damaged { .. } | CheckpointError::Unsupported { .. }) => None,
                 Err(e) => return Err(e),
             };
             opened.named.insert(version, named);
@@ -220,7 +252,7 @@ impl<D: Device> Checkpoints<D> {
         let damaged = |because: String| CheckpointError::Damaged { file: file.clone(), because };
         let read = DeviceOp::Read { file: file.clone(), offset: 0, len: MANIFEST_BYTES_MAX as usize };
         let Done::Data(bytes) = self.device.execute(read)? else { return Err(damaged("it can't be read".to_owned())) };
-        let body = ManifestBody::decode(&bytes).map_err(damaged)?;
+        let body = ManifestBody::decode(&bytes).map_err(|e| CheckpointError::of_file(&file, e))?;
         if body.version != version {
             return Err(damaged(format!("it is of version {}", body.version)));
         }

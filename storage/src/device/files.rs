@@ -181,9 +181,9 @@ impl FileDevice {
                     let entry = entry?;
                     // Whatever has a name we never give is not ours.
                     if let Some(name) = entry.file_name().to_str().and_then(FileName::new)
-                        && entry.file_type()?.is_file()
+                        && let Some(len) = listed_bytes(&entry)?
                     {
-                        files.push((name, entry.metadata()?.len()));
+                        files.push((name, len));
                     }
                 }
                 files.sort();
@@ -191,6 +191,19 @@ impl FileDevice {
             }
         }
         Ok(Done::Nothing)
+    }
+}
+
+/// How long what a directory names is; `None` when it has gone since. A link is as long as what it leads to. What is no file, or leads to
+/// nothing, is told as empty: whoever needs what should be there gets an error when it reads it, and never takes it for absent.
+pub(super) fn listed_bytes(entry: &fs::DirEntry) -> io::Result<Option<u64>> {
+    match fs::metadata(entry.path()) {
+        Ok(metadata) => Ok(Some(if metadata.is_file() { metadata.len() } else { 0 })),
+        Err(_) => match entry.metadata() {
+            Ok(_) => Ok(Some(0)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        },
     }
 }
 

@@ -129,7 +129,8 @@ pub enum DeviceOp {
         /// The file.
         file: FileName,
     },
-    /// Names all files and tells how long they are.
+    /// Names all files and tells how long they are; a link is what it leads to. What has a file's name and is none (a directory, a link that
+    /// leads nowhere) is named too, with length 0: reading it is an error.
     List,
 }
 

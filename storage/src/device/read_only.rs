@@ -56,12 +56,8 @@ impl ReadOnlyDevice {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let Some(name) = entry.file_name().to_str().and_then(FileName::new) else { continue };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => files.push((name, metadata.len())),
-                Ok(_) => {}
-                // Removed since it was named.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+            if let Some(len) = super::files::listed_bytes(&entry)? {
+                files.push((name, len));
             }
         }
         files.sort();

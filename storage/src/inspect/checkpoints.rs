@@ -109,7 +109,7 @@ fn report(device: &mut (impl Device + ?Sized), version: u64, reads_data: bool) -
     let described = match describe::manifest(device, version)? {
         Ok(described) => described,
         Err(what) => {
-            report.problems.push(Problem { file: report.file.clone(), offset: None, what });
+            report.problems.push(Problem { file: report.file.clone(), offset: None, what: what.to_string() });
             return Ok(report);
         }
     };

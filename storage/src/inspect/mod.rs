@@ -39,6 +39,14 @@ pub enum InspectError {
         /// What was looked for.
         what: String,
     },
+    /// A newer version of this software has written the file.
+    #[error("{file}: {because}; repair it with the version that wrote it, or a newer one")]
+    Unsupported {
+        /// The file.
+        file: String,
+        /// What isn't known.
+        because: String,
+    },
     /// The directory can't be read.
     #[error(transparent)]
     Device(#[from] DeviceError),

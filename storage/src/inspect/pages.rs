@@ -110,7 +110,7 @@ pub fn inspect_pages(device: &mut (impl Device + ?Sized), reads_data: bool) -> R
                 continue;
             }
             Err(what) => {
-                report.problems.push(Problem { file: file.as_str().to_owned(), offset: None, what });
+                report.problems.push(Problem { file: file.as_str().to_owned(), offset: None, what: what.to_string() });
                 continue;
             }
         };

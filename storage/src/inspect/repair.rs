@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{InspectError, inspect_checkpoint, inspect_pages};
 use crate::checkpoint::describe;
 use crate::device::{Device, DeviceError, DeviceOp, Done, FileName};
+use crate::sealed::SealedError;
 use crate::shard::manifest as pages;
 
 /// Most copies of one file that repairs leave.
@@ -29,6 +30,9 @@ pub fn set_damaged_checkpoints_aside(device: &mut (impl Device + ?Sized)) -> Res
     let mut damaged = Vec::new();
     let mut whole = None;
     for version in versions.iter().rev() {
+        if let Err(SealedError::Unsupported(because)) = describe::manifest(device, *version)? {
+            return Err(unsupported(&describe::manifest_file(*version), because));
+        }
         let report = inspect_checkpoint(device, Some(*version), true)?;
         match report.problems.first() {
             None => {
@@ -49,6 +53,12 @@ pub fn set_damaged_pages_aside(device: &mut (impl Device + ?Sized)) -> Result<Se
     let mut whole = None;
     for version in versions.iter().rev() {
         let file = pages::manifest_name(*version);
+        let read = DeviceOp::Read { file: file.clone(), offset: 0, len: pages::MANIFEST_BYTES_MAX };
+        if let Done::Data(bytes) = device.execute(read)?
+            && let Err(SealedError::Unsupported(because)) = pages::PagesManifest::decode(&bytes)
+        {
+            return Err(unsupported(&file, because));
+        }
         let used = report.manifests.iter().find(|m| m.version == *version).map(|m| m.file.clone());
         let problem = match used {
             None => report.problems.iter().find(|p| p.file == file.as_str()).map(|p| p.what.clone()),
@@ -63,6 +73,11 @@ pub fn set_damaged_pages_aside(device: &mut (impl Device + ?Sized)) -> Result<Se
         }
     }
     set_aside(device, whole, damaged, pages::manifest_name, "manifest of pages")
+}
+
+/// What isn't understood isn't damaged.
+fn unsupported(file: &FileName, because: String) -> InspectError {
+    InspectError::Unsupported { file: file.as_str().to_owned(), because }
 }
 
 /// Whether a manifest names anything that is damaged.

@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::{InspectError, Problem};
-use crate::device::Device;
+use crate::device::{Device, DeviceOp, Done};
 use crate::log::LogState;
 use crate::segment::format::{HEADER_BYTES, SegmentHeader};
-use crate::segment::recovery::{SEGMENT_BYTES_MAX, list, read, walk};
+use crate::segment::recovery::{SEGMENT_BYTES_MAX, named, read, walk};
 use crate::segment::repair::{RepairPolicy, repair};
 use crate::segment::{LogError, SegmentKind};
 use crate::wal::Commit;
@@ -116,7 +116,10 @@ pub fn inspect_log(device: &mut (impl Device + ?Sized), entries: usize) -> Resul
 }
 
 fn inspect(device: &mut (impl Device + ?Sized), kind: SegmentKind, entries_max: usize) -> Result<SegmentsReport, InspectError> {
-    let names = list(device, kind)?;
+    let names = match device.execute(DeviceOp::List)? {
+        Done::Files(files) => named(files, kind),
+        _ => Vec::new(),
+    };
     let (name, what) = match kind {
         SegmentKind::Wal => ("wal", "write-ahead log (wal-….seg)"),
         SegmentKind::Log => ("log", "log (log-….seg)"),

@@ -10,11 +10,12 @@ pub struct KvKeys {
     bytes: Vec<u8>,
     offsets: Vec<u32>,
     hashes: Vec<u64>,
+    longest_bytes: usize,
 }
 
 impl Default for KvKeys {
     fn default() -> Self {
-        Self { bytes: Vec::new(), offsets: vec![0], hashes: Vec::new() }
+        Self { bytes: Vec::new(), offsets: vec![0], hashes: Vec::new(), longest_bytes: 0 }
     }
 }
 
@@ -37,6 +38,7 @@ impl KvKeys {
         self.bytes.extend_from_slice(key);
         self.offsets.push(end);
         self.hashes.push(hash);
+        self.longest_bytes = self.longest_bytes.max(key.len());
         true
     }
 
@@ -45,6 +47,12 @@ impl KvKeys {
         self.bytes.clear();
         self.offsets.truncate(1);
         self.hashes.clear();
+        self.longest_bytes = 0;
+    }
+
+    /// The length of the longest key.
+    pub(super) fn longest_bytes(&self) -> usize {
+        self.longest_bytes
     }
 
     /// How many keys.

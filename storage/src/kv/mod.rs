@@ -38,6 +38,21 @@ const SLICE_BYTES: usize = 8 << 10;
 /// Longest that a batch waits for batches of an older version.
 const BATCH_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// Longest key.
+const KEY_BYTES_MAX: usize = (1 << 26) - 1;
+/// Longest value.
+const VALUE_BYTES_MAX: usize = 1 << 30;
+
+fn check_key(size_bytes: usize) -> Result<(), KvError> {
+    let limit_bytes = KEY_BYTES_MAX;
+    if size_bytes > limit_bytes { Err(KvError::TooLarge { what: "key", size_bytes, limit_bytes }) } else { Ok(()) }
+}
+
+fn check_value(size_bytes: usize) -> Result<(), KvError> {
+    let limit_bytes = VALUE_BYTES_MAX;
+    if size_bytes > limit_bytes { Err(KvError::TooLarge { what: "value", size_bytes, limit_bytes }) } else { Ok(()) }
+}
+
 /// How a store is made.
 #[derive(Clone, Debug)]
 pub struct KvOptions {
@@ -71,6 +86,16 @@ pub enum KvError {
         used_bytes: usize,
         /// What it may.
         budget_bytes: usize,
+    },
+    /// A key or a value that is longer than any may be. Nothing was changed.
+    #[error("a {what} of {size_bytes} B is longer than {limit_bytes} B")]
+    TooLarge {
+        /// Of the two which.
+        what: &'static str,
+        /// Its length.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
     },
     /// A thread panicked while it changed a shard. Open the last checkpoint.
     #[error("a thread panicked while it changed the store")]

@@ -8,7 +8,7 @@ use crate::sync::{Arc, Ordering};
 
 use super::batch::{Groups, KvKeys, KvSlot, hash};
 use super::gate::{Batch, Slot};
-use super::{BATCH_WAIT_MAX, Inner, KvError, TABLE};
+use super::{BATCH_WAIT_MAX, Inner, KvError, TABLE, check_key, check_value};
 
 /// A numbered sequence of changes, made by one thread at a time. A dropped session is remembered with its last serial and can be resumed.
 ///
@@ -76,9 +76,11 @@ impl Session {
         Ok(f(locked.shard.point(TABLE, self.inner.options.value_bytes).get(hash, key)))
     }
 
-    /// Sets the value of a key, of any length.
+    /// Sets the value of a key, of any length up to 1 GiB; of the key, below 64 MiB.
     pub fn upsert(&mut self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
         self.inner.has_room()?;
+        check_key(key.len())?;
+        check_value(value.len())?;
         let hash = hash(key);
         let batch = Self::enter(&self.inner, &self.slot, &mut self.known, self.wait)?;
         let mut locked = self.inner.lock(self.inner.shard_of(hash), batch.version)?;
@@ -93,12 +95,14 @@ impl Session {
     /// Changes the value of a key as `f` says: `None` in and out is no value. `f` must not use the store.
     pub fn rmw(&mut self, key: &[u8], f: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>) -> Result<(), KvError> {
         self.inner.has_room()?;
+        check_key(key.len())?;
         let hash = hash(key);
         let batch = Self::enter(&self.inner, &self.slot, &mut self.known, self.wait)?;
         let mut locked = self.inner.lock(self.inner.shard_of(hash), batch.version)?;
         let before = locked.shard.used_bytes();
         let mut table = locked.shard.point(TABLE, self.inner.options.value_bytes);
         let new = f(table.get(hash, key));
+        check_value(new.as_ref().map_or(0, Vec::len))?;
         if bugs::is_on(Bug::RmwBetweenLocks) {
             drop(locked);
             locked = self.inner.lock(self.inner.shard_of(hash), batch.version)?;
@@ -158,6 +162,8 @@ impl Session {
     pub fn upsert_batch<'v>(&mut self, keys: &KvKeys, value: impl Fn(usize) -> &'v [u8]) -> Result<(), KvError> {
         let Self { inner, slot, known, wait, groups, group, entries, .. } = self;
         inner.has_room()?;
+        check_key(keys.longest_bytes())?;
+        (0..keys.len()).try_for_each(|i| check_value(value(i).len()))?;
         groups.of(keys.hashes(), inner.options.shards);
         let width = inner.options.value_bytes;
         let batch = Self::enter(inner, slot, known, *wait)?;
@@ -192,6 +198,7 @@ impl Session {
     pub fn rmw_batch(&mut self, keys: &KvKeys, mut f: impl FnMut(usize, KvSlot<'_>)) -> Result<(), KvError> {
         let Self { inner, slot, known, wait, groups, group, entries, .. } = self;
         inner.has_room()?;
+        check_key(keys.longest_bytes())?;
         groups.of(keys.hashes(), inner.options.shards);
         let batch = Self::enter(inner, slot, known, *wait)?;
         for (shard, numbers) in groups.iter() {

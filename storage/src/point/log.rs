@@ -457,6 +457,11 @@ impl Log {
         }
     }
 
+    /// Whether a record that begins there in a page has an address: pages of a layout with larger ones have some that don't.
+    pub(super) fn has_address_for(&self, offset: usize) -> bool {
+        offset / 8 <= self.unit_mask
+    }
+
     /// A new record with a value of zeros.
     pub(super) fn append(&mut self, hash: u64, key: &[u8], value_len: usize, flags: u64) -> u64 {
         let lengths = Lengths::new(key.len(), value_len, flags | self.touch);

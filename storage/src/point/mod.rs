@@ -83,7 +83,7 @@ impl<'a> KeyBatch<'a> {
 /// Sizes that a table is made of. The default is right for use; tests make everything tiny, so that every boundary is crossed often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLayout {
-    /// Largest page of records: `1 << page_bits` bytes, 9 to 24.
+    /// Largest page of records: `1 << page_bits` bytes, 9 to 24. Not smaller than where a shard was written that is opened.
     pub page_bits: u8,
     /// Fewest buckets: `1 << index_bits`.
     pub index_bits: u8,

@@ -4,7 +4,7 @@ use super::cold::PageImage;
 use super::log::{HAS_OLDER, LIVE, Lengths, Log, RECORD_BYTES_MIN, TOMBSTONE};
 use super::{KeyBatch, PointTable};
 use crate::bugs::{self, Bug};
-use crate::store::ReadTicket;
+use crate::store::{ReadTicket, StoreError, segment_name};
 
 /// How many records ahead recovery asks for buckets of the index.
 const ADOPTED_AHEAD: usize = 16;
@@ -379,6 +379,15 @@ impl PointTable {
                 records.push((offset, lengths, record));
             }
             offset += record.len();
+        }
+        let last = records.last().map_or(0, |(offset, ..)| *offset);
+        if !self.log.has_address_for(last) {
+            store.lock().fail(StoreError::PagesTooLong {
+                file: segment_name(image.place.segment),
+                offset: image.place.offset(),
+                page_bits: (last + 1).next_power_of_two().ilog2(),
+            });
+            return false;
         }
         let mut whole = offset + RECORD_BYTES_MIN > page.len();
         for (i, (offset, lengths, record)) in records.iter().enumerate() {

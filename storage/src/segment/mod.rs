@@ -15,6 +15,7 @@ pub(crate) mod repair;
 mod writer;
 
 use crate::device::{DeviceError, FileName};
+use crate::directory_kind::DirectoryKind;
 
 pub(crate) use pump::Pump;
 pub use repair::{Finding, RepairPolicy, RepairReport};
@@ -36,6 +37,13 @@ impl SegmentKind {
         match self {
             Self::Wal => b"TRWALSEG",
             Self::Log => b"TRLOGSEG",
+        }
+    }
+
+    fn directory_kind(self) -> DirectoryKind {
+        match self {
+            Self::Wal => DirectoryKind::WriteAheadLog,
+            Self::Log => DirectoryKind::Log,
         }
     }
 
@@ -124,6 +132,14 @@ pub enum LogError {
         file: FileName,
         /// What isn't known.
         because: String,
+    },
+    /// The directory is of another kind.
+    #[error("{file}: the directory holds {holds}: open it as that, or name another")]
+    Foreign {
+        /// What tells.
+        file: FileName,
+        /// What is in it.
+        holds: &'static str,
     },
     /// Waiting has taken too long.
     #[error("position {} isn't durable after {waited_ms} ms", .lsn.0)]

@@ -3,6 +3,7 @@
 use super::format::{HEADER_BYTES, HEADER_COPY_AT, HeaderError, RECORD_HEADER_BYTES, SegmentHeader, length_at, record_at};
 use super::{LogError, Lsn, SegmentKind};
 use crate::device::{Device, DeviceError, DeviceOp, Done, FileName};
+use crate::directory_kind::foreign_file;
 
 /// Longest segment file that is read.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
@@ -29,12 +30,20 @@ pub(crate) struct Recovered {
     pub(crate) segments: Vec<RecoveredSegment>,
 }
 
-/// All segment files: base, name, length; by base.
-pub(crate) fn list(device: &mut (impl Device + ?Sized), kind: SegmentKind) -> Result<Vec<(u64, FileName, u64)>, DeviceError> {
+/// All segment files: base, name, length; by base. A directory that holds something else instead is an error.
+pub(crate) fn list(device: &mut (impl Device + ?Sized), kind: SegmentKind) -> Result<Vec<(u64, FileName, u64)>, LogError> {
     let Done::Files(files) = device.execute(DeviceOp::List)? else { return Ok(Vec::new()) };
+    if let Some((file, holds)) = foreign_file(&files, Some(kind.directory_kind())) {
+        return Err(LogError::Foreign { file, holds });
+    }
+    Ok(named(files, kind))
+}
+
+/// Those of these files that are segments.
+pub(crate) fn named(files: Vec<(FileName, u64)>, kind: SegmentKind) -> Vec<(u64, FileName, u64)> {
     let mut names: Vec<_> = files.into_iter().filter_map(|(name, len)| kind.base(&name).map(|base| (base, name, len))).collect();
     names.sort();
-    Ok(names)
+    names
 }
 
 pub(crate) fn read(
@@ -84,6 +93,9 @@ pub(crate) fn recover(
             let because = format!("the log before it ends at {}, it begins at {}: a segment is missing", before.end, header.base);
             return Err(damaged(0, &because));
         }
+        if let Some(because) = cut_short(&bytes, &header) {
+            return Err(damaged(bytes.len() as u64, &because));
+        }
         let walk = walk(&bytes, &header, HEADER_BYTES, replay);
         if let Some(valid) = walk.evidence {
             return Err(damaged(walk.broken_at as u64, &format!("records of a later write are valid at offset {valid}")));
@@ -106,6 +118,12 @@ pub(super) fn is_unfinished(bytes: &[u8]) -> bool {
     // The header is written at once, in one sector, and so is its copy: either is there or it is zeros.
     let zero = |range: std::ops::Range<usize>| bytes.iter().take(range.end).skip(range.start).all(|b| *b == 0);
     zero(0..HEADER_COPY_AT) && zero(HEADER_BYTES..bytes.len().max(HEADER_BYTES))
+}
+
+/// What is wrong with a file that ends before its header says: its length is durable before the header is written.
+pub(super) fn cut_short(bytes: &[u8], header: &SegmentHeader) -> Option<String> {
+    let missing = header.file_bytes.saturating_sub(bytes.len() as u64);
+    (missing > 0).then(|| format!("its last {missing} B are missing: it was made with {} B", header.file_bytes))
 }
 
 /// What a walk over a segment's records found.

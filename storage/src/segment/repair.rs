@@ -182,6 +182,14 @@ fn plan(device: &mut (impl Device + ?Sized), kind: SegmentKind, policy: RepairPo
                 continue;
             }
         };
+        if let Some(what) = recovery::cut_short(&bytes, &header) {
+            let remedy = "the file gets its length back, what was there is lost";
+            plan.report.findings.push(finding(bytes.len(), None, what, remedy));
+            // The last byte gives it its length; all between are zeros.
+            if let Some(last) = header.file_bytes.min(SEGMENT_BYTES_MAX).checked_sub(1) {
+                plan.changes.push(Change::Write { file: file.clone(), offset: last, data: vec![0] });
+            }
+        }
         if let Some(before) = chain.as_ref().filter(|c| c.end != header.base) {
             let gap = header.base.checked_sub(before.end).filter(|gap| *gap >= 16);
             let what = format!("the log before it ends at {}", before.end);

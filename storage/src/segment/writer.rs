@@ -183,13 +183,15 @@ impl Writer {
     }
 
     /// What makes a segment. Its header is durable, and so is its name, before the first record is written.
-    fn creation(&self, segment: &Segment) -> [Step; 5] {
+    fn creation(&self, segment: &Segment) -> [Step; 6] {
         let file = || segment.file.clone();
         let file_bytes = self.options.segment_bytes;
         let header = SegmentHeader { salt: segment.salt, base: segment.base, file_bytes, may_ignore: 0 };
         [
             Step::Prepare(DeviceOp::Create { file: file() }),
             Step::Prepare(DeviceOp::Allocate { file: file(), len: file_bytes }),
+            // Whoever finds the header and a shorter file knows that its end was lost.
+            Step::Prepare(DeviceOp::Sync { file: file() }),
             Step::Prepare(DeviceOp::WriteSync { file: file(), offset: 0, data: header.encode(self.kind) }),
             Step::Prepare(if bugs::is_on(Bug::ForgetsDirectory) { DeviceOp::Sync { file: file() } } else { DeviceOp::SyncDir }),
             Step::Created { base: segment.base },
@@ -309,6 +311,8 @@ impl Writer {
     }
 
     pub(crate) fn set_now(&mut self, now_us: u64) {
+        // A clock that goes back makes nobody wait longer.
+        self.first_waiting_us = self.first_waiting_us.map(|first| first.min(now_us));
         self.now_us = now_us;
     }
 

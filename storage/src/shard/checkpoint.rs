@@ -16,6 +16,7 @@ use super::{Shard, ShardOptions, TableId};
 use crate::bugs::{self, Bug};
 use crate::checkpoint::CheckpointError;
 use crate::device::{Device, DeviceError, DeviceOp, Done};
+use crate::directory_kind::{DirectoryKind, foreign_file};
 use crate::memory::Account;
 use crate::ordered::{NextBlock, OrderedSnapshot};
 use crate::point::{PageImage, PointTable, TableLayout};
@@ -109,6 +110,9 @@ impl Shard {
         let mut shard = Self::within_budget(options, layout)?;
         let mut found = Vec::new();
         if let Done::Files(files) = device.execute(DeviceOp::List)? {
+            if let Some((file, holds)) = foreign_file(&files, Some(DirectoryKind::Pages)) {
+                return Err(CheckpointError::Foreign { file, holds });
+            }
             for (file, _) in files {
                 if is_temporary(&file) {
                     device.execute(DeviceOp::Remove { file })?;
@@ -124,6 +128,7 @@ impl Shard {
             OpenAt::Version(version) => return Err(CheckpointError::NoSuchVersion { version }),
         };
         let (mut manifest, mut segments, mut versions, mut given_up) = (None, BTreeMap::new(), VecDeque::new(), Vec::new());
+        let mut all_known = true;
         for version in found {
             let read = load(&mut *device, version, store.shard);
             let named = match read {
@@ -134,9 +139,13 @@ impl Shard {
                     }
                     named
                 }
-                // What an unreadable manifest names isn't known; that matters only for the one that counts.
-                Err(error) if Some(version) == chosen => return Err(error),
-                Err(_) => BTreeMap::new(),
+                // What it names isn't known, so that no segment is superfluous as long as it is there.
+                Err(CheckpointError::Damaged { .. } | CheckpointError::Unsupported { .. }) if Some(version) != chosen => {
+                    all_known = false;
+                    BTreeMap::new()
+                }
+                // A device that fails now may have it the next time.
+                Err(error) => return Err(error),
             };
             for (segment, sectors) in &named {
                 let all = segments.entry(*segment).or_insert(0);
@@ -147,7 +156,8 @@ impl Shard {
         }
         let account = Account::new(Arc::clone(&shard.used_bytes));
         let batch_bytes = store.batch_bytes.min(shard.options.budget_bytes / 16);
-        let mut pages = PageStore::open(device, StoreOptions { batch_bytes, ..store }, account, &segments)?;
+        let keep_unnamed = !all_known;
+        let mut pages = PageStore::open(device, StoreOptions { batch_bytes, ..store }, account, &segments, keep_unnamed)?;
         for (_, named) in versions.iter().chain(&given_up) {
             pages.pin(named);
         }
@@ -529,7 +539,7 @@ pub(super) fn load(device: &mut dyn Device, version: u64, shard: u32) -> Result<
     let damaged = |because: String| CheckpointError::Damaged { file: file.clone(), because };
     let read = device.execute(DeviceOp::Read { file: file.clone(), offset: 0, len: MANIFEST_BYTES_MAX })?;
     let Done::Data(bytes) = read else { return Err(damaged("it can't be read".to_owned())) };
-    let manifest = PagesManifest::decode(&bytes).map_err(damaged)?;
+    let manifest = PagesManifest::decode(&bytes).map_err(|e| CheckpointError::of_file(&file, e))?;
     if (manifest.version, manifest.shard) != (version, shard) {
         return Err(damaged(format!("it is of version {} and shard {}", manifest.version, manifest.shard)));
     }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::TableId;
 use crate::device::FileName;
 use crate::point::PageImage;
-use crate::sealed::{Frame, HEADER_BYTES};
+use crate::sealed::{Frame, HEADER_BYTES, SealedError};
 use crate::store::FramePlace;
 
 const FRAME: Frame = Frame { magic: *b"TRFOLDOV", format: 1, oldest_format: 1, name: "a manifest of pages" };
@@ -85,8 +85,8 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
 
 impl PagesManifest {
     /// The manifest in a file's bytes, or why it is none.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        Self::decode_body(FRAME.open(bytes)?).ok_or_else(|| "its body makes no sense".to_owned())
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SealedError> {
+        Self::decode_body(FRAME.open(bytes)?).ok_or_else(|| "its body makes no sense".into())
     }
 
     fn decode_body(mut body: &[u8]) -> Option<Self> {

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 
-use crate::device::Device;
+use crate::device::{Device, DeviceOp, Done};
+use crate::directory_kind::foreign_file;
 use crate::memory::Account;
 use crate::ordered::OrderedTable;
 use crate::point::{ExpiringTable, PointTable, STAMP_BYTES, TableLayout, TimeToLive};
@@ -111,8 +112,8 @@ impl Shard {
     }
 
     /// An empty shard whose tables may be larger than its budget: pages and blocks that don't fit lie on `device`. What an earlier shard left
-    /// there is removed: this one's content is durable by its checkpoints only. The budget is at least
-    /// [`least_budget_bytes`](Self::least_budget_bytes).
+    /// there is removed: this one's content is durable by its checkpoints only. A directory that holds checkpoints
+    /// or logs is refused. The budget is at least [`least_budget_bytes`](Self::least_budget_bytes).
     ///
     /// Its owner calls [`maintain`](Self::maintain) each turn, and before a batch of keys [`fetch`](Self::fetch), or before a range of an
     /// ordered table [`fetch_range`](Self::fetch_range), until all are [`Resident`](Residency::Resident), with
@@ -121,13 +122,18 @@ impl Shard {
     pub fn with_device(
         options: ShardOptions,
         layout: TableLayout,
-        device: Box<dyn Device + Send>,
+        mut device: Box<dyn Device + Send>,
         store: StoreOptions,
     ) -> Result<Self, StoreError> {
         let mut shard = Self::within_budget(options, layout)?;
+        if let Done::Files(files) = device.execute(DeviceOp::List)?
+            && let Some((file, holds)) = foreign_file(&files, None)
+        {
+            return Err(StoreError::Foreign { file, holds });
+        }
         let account = Account::new(Arc::clone(&shard.used_bytes));
         let batch_bytes = store.batch_bytes.min(shard.options.budget_bytes / 16);
-        let store = PageStore::open(device, StoreOptions { batch_bytes, ..store }, account, &BTreeMap::new())?;
+        let store = PageStore::open(device, StoreOptions { batch_bytes, ..store }, account, &BTreeMap::new(), false)?;
         shard.store = Some(StoreHandle::new(store));
         Ok(shard)
     }

@@ -61,6 +61,18 @@ pub enum StoreError {
         /// What is wrong.
         because: String,
     },
+    /// The shard was written with larger pages than it is opened with.
+    #[error(
+        "{file} at {offset}: the page there is longer than those of this layout: open the shard with page_bits of {page_bits} or more"
+    )]
+    PagesTooLong {
+        /// The file.
+        file: FileName,
+        /// Where the page's frame begins.
+        offset: u64,
+        /// What the layout needs at least for this page.
+        page_bits: u32,
+    },
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -71,6 +83,14 @@ pub enum StoreError {
         budget_bytes: usize,
         /// What it needs.
         least_bytes: usize,
+    },
+    /// The directory is of another kind.
+    #[error("{file}: the directory holds {holds}: open it as that, or name another")]
+    Foreign {
+        /// What tells.
+        file: FileName,
+        /// What is in it.
+        holds: &'static str,
     },
     /// The device has said nothing for a minute.
     #[error("the device hasn't answered for {seconds} s")]
@@ -200,19 +220,20 @@ impl StoreHandle {
 }
 
 impl PageStore {
-    /// Opens a device for pages. Segments that `keep` doesn't know are left from before and removed; the others are pinned once.
+    /// Opens a device for pages. Segments that `keep` doesn't know are left from before, and removed unless `keep_unnamed`.
     pub(crate) fn open(
         mut device: Box<dyn Device + Send>,
         options: StoreOptions,
         account: Account,
         keep: &BTreeMap<u32, u32>,
+        keep_unnamed: bool,
     ) -> Result<Self, StoreError> {
         let mut next_segment = keep.keys().next_back().map_or(0, |last| last + 1);
         if let Done::Files(files) = device.execute(DeviceOp::List)? {
             for (file, _) in files {
                 let Some(number) = segment_number(&file) else { continue };
                 next_segment = next_segment.max(number.saturating_add(1));
-                if !keep.contains_key(&number) {
+                if !keep_unnamed && !keep.contains_key(&number) {
                     device.execute(DeviceOp::Remove { file })?;
                 }
             }

@@ -6,6 +6,8 @@
 
 #[path = "../../src/bugs.rs"]
 mod bugs;
+#[path = "../../src/directory_kind.rs"]
+mod directory_kind;
 #[path = "../../src/kv/mod.rs"]
 mod kv;
 #[path = "../../src/log/mod.rs"]
