@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tiderace_storage::{
-    Completion, Device, DeviceError, DeviceOp, FileDevice, Log, LogError, LogOptions, Lsn, ReadOnlyDevice, ReadOnlyLog,
+    Completion, Device, DeviceError, DeviceOp, FileDevice, Log, LogError, LogOptions, Lsn, OwnedLog, ReadOnlyDevice, ReadOnlyLog,
     SimDevice, Token,
 };
 
@@ -422,4 +422,16 @@ fn a_log_of_a_newer_version_is_refused_by_name() {
     assert!(matches!(refused, Err(LogError::Unsupported { .. })), "{refused:?}");
     let repair = Log::repair(&mut FileDevice::open(directory.path()).unwrap(), tiderace_storage::RepairPolicy::Skip, true);
     assert!(matches!(repair, Err(LogError::Unsupported { .. })), "{repair:?}");
+}
+
+#[test]
+fn a_clock_that_goes_back_makes_no_record_wait_longer() {
+    let mut log = OwnedLog::open(SimDevice::new(1), small(1)).unwrap();
+    log.poll(3_600_000_000).unwrap();
+    let lsn = log.append_batch(&[b"record"]).unwrap();
+    // By an hour; then it goes on.
+    log.poll(10).unwrap();
+    assert!(log.durable() <= lsn, "it waits for others, as long as it may");
+    (0..100).for_each(|i| log.poll(600 + i).unwrap());
+    assert!(log.durable() > lsn);
 }

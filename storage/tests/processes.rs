@@ -215,6 +215,7 @@ fn child_pages() {
             if let Some(version) = shard.advance_checkpoint().unwrap() {
                 say(&format!("acknowledged {version}"));
             }
+            shard.maintain().unwrap();
             shard.complete_pending(Duration::from_micros(50));
         }
     }
