@@ -23,14 +23,16 @@ mod secrets;
 pub mod table_options;
 pub mod values;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
+use serde_json::Value;
 
 use crate::batch::Weights;
-use crate::error::{Code, Result};
+use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, Epoch, SplitId};
 use crate::operators::Watermark;
 
@@ -85,6 +87,10 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     fn time_digits(&self) -> Option<u8> {
         None
     }
+    /// Whether its readers can say where they are, and go on from there in another process.
+    fn is_resumable(&self) -> bool {
+        false
+    }
     /// Opens this core's share of the splits. The shares of all cores are disjoint and together the whole input, at any `cores`.
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>>;
 }
@@ -100,6 +106,14 @@ pub trait SourceReader: Send {
     /// These splits, in ascending order, shall not be read on for now: they are too far ahead of others in event time. What was said
     /// before no longer counts. A reader that can't choose among its splits ignores it: it is not polled while all of them are held.
     fn hold(&mut self, _splits: &[SplitId]) {}
+    /// Where it is, between two polls: appends the entries of its [`Position`] that have changed since it was asked last, NULL for those that are
+    /// gone. Asked before the first poll and after each one where the job keeps checkpoints. A reader that [resumes](Self::resume) there
+    /// delivers what this one has yet to deliver, no more and no less.
+    fn position(&mut self, _changed: &mut Vec<(u64, Value)>) {}
+    /// Goes to where another run's reader was, on as many cores. Called before all else. Fails when what is to be read is no longer there.
+    fn resume(&mut self, _position: &Position) -> Result<()> {
+        Err(Diagnostic::new(Code::Internal, "a reader that has no position can't resume"))
+    }
     /// How many rows it has passed over so far because of [`Source::restrict`]. What was taken in is these and the rows delivered.
     fn rows_left_out(&self) -> u64 {
         0
@@ -109,6 +123,9 @@ pub trait SourceReader: Send {
         0
     }
 }
+
+/// Where a reader is: what it has yet to deliver, by a number of its own choice (a split's, most often).
+pub type Position = BTreeMap<u64, Value>;
 
 /// What a reader says after a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +242,21 @@ pub trait Sink: std::fmt::Debug + Send + Sync {
     fn accepts(&self, mode: ChangelogMode) -> bool;
     /// Where its writers run.
     fn ring(&self) -> Ring;
+    /// The job keeps checkpoints: `job` is its name among all jobs, `run` counts its runs. Called once, before all else. Whether writers from
+    /// now on show nothing before it is [committed](Self::commit), so that each row is seen once whatever crashes; `false`: what came
+    /// after the last checkpoint is written again after a crash.
+    fn begin_checkpoints(&self, _job: &str, _run: u64) -> Result<bool> {
+        Ok(false)
+    }
+    /// Shows pieces that writers have [prepared](SinkWriter::prepare). What is shown already stays as it is: after a crash the same are committed
+    /// again.
+    fn commit(&self, _pieces: &[String]) -> Result<()> {
+        Ok(())
+    }
+    /// After a crash, before writers are opened: shows `pieces`, which were committed, and removes what earlier runs of the job left besides.
+    fn recover(&self, pieces: &[String]) -> Result<()> {
+        self.commit(pieces)
+    }
     /// Opens this core's writer.
     fn open(&self, init: CoreInit, schema: SchemaRef, mode: ChangelogMode) -> Result<Box<dyn SinkWriter>>;
 }
@@ -240,7 +272,12 @@ pub trait SinkWriter: Send {
     }
     /// All changes of `epoch` were written. Data need not be durable yet.
     fn end_epoch(&mut self, epoch: Epoch) -> Result<()>;
-    /// The job ends in good order: make everything durable and visible. No call follows.
+    /// A checkpoint stands at this place, between two epochs: makes all that was written before durable. What [`Sink::commit`] is to show of it.
+    fn prepare(&mut self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    /// The job ends in good order: make everything durable and visible. No call follows. Not called where [`Sink::begin_checkpoints`] said
+    /// yes: there the last checkpoint shows what is left.
     fn finish(&mut self) -> Result<()>;
 }
 

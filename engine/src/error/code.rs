@@ -110,6 +110,10 @@ codes! {
     // --- storage
     StateCorrupt = 4000, Fatal, "State is damaged";
     StateUnavailable = 4001, Retryable, "State can't be read or written";
+    CheckpointMismatch = 4002, User, "The checkpoint is of another job";
+    CheckpointDamaged = 4003, Fatal, "A checkpoint is damaged";
+    CheckpointFailed = 4004, Retryable, "Checkpoints can't be written or read";
+    CheckpointUnsupported = 4005, User, "A part of the job can't be checkpointed";
     // --- configuration, command line
     InvalidManifest = 7000, User, "The manifest is not valid";
     FileUnreadable = 7001, User, "A file can't be read";

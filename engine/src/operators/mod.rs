@@ -74,6 +74,16 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// What it knows between two epochs besides its tables, and can't tell from them: part of a checkpoint.
+    fn save(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Takes up what [`save`](Self::save) gave. Called once, before [`open`](Self::open), which finds the tables as they were.
+    fn restore(&mut self, _saved: &[u64]) -> Result<()> {
+        Ok(())
+    }
+
     /// Asks for the state that [`on_delta`](Self::on_delta) of this batch will look at; `false`: it is on its way from the device, ask again.
     /// Called before `on_delta` where a shard has a device. Whoever asks for nothing is right too, but stands and waits when it touches what
     /// isn't in memory.

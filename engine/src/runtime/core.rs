@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 
+use super::checkpoint::{Coordinator, CoreCheckpoints, CoreNote, NodeNote, NodeState};
 use super::control::{Control, at_node};
 use super::env::Env;
 use super::exchange::{Exchange, Links};
@@ -18,13 +19,15 @@ use super::inbox::{Inbox, LaneMark};
 use super::options::JobOptions;
 use super::progress::{CoreProgress, CoreSnapshot, NodeKind, NodeProgress};
 use super::sink::SinkStage;
-use super::source::{Polled, SourceStage};
+use super::source::{Polled, Resume, SourceStage};
 use super::state::CoreState;
 use crate::batch::DeltaBatch;
-use crate::connect::{CoreInit, Rejected};
+use crate::connect::{CoreInit, Position, Rejected};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, Epoch, NodeId};
-use crate::operators::{OpCx, Operator, Output, PORT_MAIN, PORT_REJECTED, Port, Progress, RowAccounts, rejected_schema};
+use crate::operators::{
+    OpCx, Operator, Output, PORT_MAIN, PORT_REJECTED, Port, Progress, RowAccounts, Watermark, rejected_schema,
+};
 use crate::time::{DriftGroups, TickSchedule};
 
 /// How many batches and slices a turn handles before rings, sources and the clock are looked at again.
@@ -104,6 +107,8 @@ pub struct CorePlan {
     pub drift: Arc<DriftGroups>,
     /// Shared with the other threads.
     pub control: Arc<Control>,
+    /// The job's checkpoints, and how many epochs there are from one to the next.
+    pub checkpoints: Option<(Arc<Coordinator>, u64)>,
 }
 
 /// One core of a job.
@@ -115,6 +120,7 @@ pub struct Core {
     inboxes: Vec<Inbox>,
     exchange: Exchange,
     state: CoreState,
+    checkpoints: Option<CoreCheckpoints>,
     out: Output,
     /// The node that is being called, for the message when it panics.
     current: usize,
@@ -137,10 +143,18 @@ impl Core {
         let (graph, options) = (&plan.graph, &plan.options);
         let init = CoreInit { core: id, cores: options.cores };
         let mut state = CoreState::open(options, id)?;
+        let (mut checkpoints, mut found) = (None, None);
+        if let Some((coordinator, every)) = &plan.checkpoints {
+            let (opened, states) = CoreCheckpoints::open(coordinator, &plan.control, id, &mut state.shard, *every)?;
+            (checkpoints, found) = (Some(opened), states);
+        }
+        let unknown = NodeState::default();
+        let states = found.as_deref();
         let start_us = plan.schedule.time_us(Epoch(0));
         let mut nodes = Vec::with_capacity(graph.nodes.len());
         let mut drift_index = 0;
-        for node in &graph.nodes {
+        for (at, node) in graph.nodes.iter().enumerate() {
+            let saved = states.map(|states| states.get(at).unwrap_or(&unknown));
             let used = state.shard.used_bytes();
             let opened = match &node.role {
                 Role::Source(spec) => {
@@ -150,14 +164,26 @@ impl Core {
                             drift_index += 1;
                             slot
                         });
-                    SourceStage::open(node, spec, init, drift, plan.schedule, options.poll_rows, &plan.control).map(Stage::Source)
+                    let resume = match (&checkpoints, saved) {
+                        (None, _) => Resume::Never,
+                        (Some(_), None) => Resume::Start,
+                        (Some(_), Some(saved)) => Resume::From(saved),
+                    };
+                    SourceStage::open(node, spec, init, drift, plan.schedule, options.poll_rows, &plan.control, resume)
+                        .map(Stage::Source)
                 }
                 Role::Operator(factory) => factory(id).and_then(|mut operator| {
+                    if let Some(saved) = saved.filter(|saved| !saved.numbers.is_empty()) {
+                        operator.restore(&saved.numbers)?;
+                    }
                     operator.open(&mut state.shard)?;
                     Ok(Stage::Operator(operator))
                 }),
                 Role::Union => Ok(Stage::Union),
-                Role::Sink(spec) => SinkStage::open(node, spec, &node.schema, init, &plan.control).map(Stage::Sink),
+                Role::Sink(spec) => {
+                    let share = plan.checkpoints.as_ref().and_then(|(coordinator, _)| coordinator.share(id, &node.name));
+                    SinkStage::open(node, spec, &node.schema, init, &plan.control, share).map(Stage::Sink)
+                }
             };
             let stage = opened.map_err(|failure| at_node(failure, role_name(&node.role), &node.name))?;
             nodes.push(Node {
@@ -175,7 +201,12 @@ impl Core {
                 state_bytes: state.shard.used_bytes() as i64 - used as i64,
             });
         }
-        let (exchange, inboxes) = Exchange::new(graph, links, options.max_parallelism, options.exchange_rows, start_us)?;
+        let (exchange, mut inboxes) = Exchange::new(graph, links, options.max_parallelism, options.exchange_rows, start_us)?;
+        for (inbox, saved) in inboxes.iter_mut().zip(states.unwrap_or_default()) {
+            if let Some(us) = saved.watermark_us {
+                inbox.resume(Watermark(us));
+            }
+        }
         let started_us = env.now_us();
         Ok(Self {
             id,
@@ -185,6 +216,7 @@ impl Core {
             inboxes,
             exchange,
             state,
+            checkpoints,
             out: Output::default(),
             current: 0,
             netted_bytes: 0,
@@ -226,6 +258,7 @@ impl Core {
             worked |= self.cut_marks(turn_us)?;
             worked |= self.state.turn()?;
             worked |= self.exchange.release_idle(&mut self.inboxes)?;
+            worked |= self.go_on_with_checkpoint()?;
             if self.marks_completed {
                 self.marks_completed = false;
                 self.control.clone().publish(self.id, |snapshot| self.fill(snapshot));
@@ -233,7 +266,7 @@ impl Core {
             if self.nodes.iter().any(|node| node.waits_since_us.is_some()) {
                 self.state.bring(!worked);
             } else if !worked {
-                if self.is_done() {
+                if self.is_done() && self.checkpoints.as_ref().is_none_or(CoreCheckpoints::is_over) {
                     break;
                 }
                 self.sleep();
@@ -268,8 +301,75 @@ impl Core {
         }
     }
 
+    /// Cuts when all nodes have come to the end of the epoch that is a checkpoint's, and goes on with what was cut. Whether there is more to do.
+    fn go_on_with_checkpoint(&mut self) -> Result<bool> {
+        let Some(mut checkpoints) = self.checkpoints.take() else { return Ok(false) };
+        let worked = self.cut_when_due(&mut checkpoints);
+        let more = checkpoints.turn(&mut self.state.shard);
+        self.checkpoints = Some(checkpoints);
+        Ok(worked? | more)
+    }
+
+    fn cut_when_due(&mut self, checkpoints: &mut CoreCheckpoints) -> Result<bool> {
+        if checkpoints.has_cut_last() || !checkpoints.may_cut() {
+            return Ok(false);
+        }
+        let mut nodes = self.nodes.iter().zip(&self.inboxes);
+        let has_come = nodes.all(|(node, inbox)| {
+            let epoch = match &node.stage {
+                Stage::Source(source) => source.epoch(),
+                Stage::Operator(_) | Stage::Union | Stage::Sink(_) => inbox.epoch(),
+            };
+            node.done || !checkpoints.allows(epoch)
+        });
+        if !has_come {
+            return Ok(false);
+        }
+        let is_last = self.nodes.iter().all(|node| node.done);
+        if is_last && !self.is_done() {
+            return Ok(false);
+        }
+        let has_finished = || {
+            self.nodes.iter().all(|node| match &node.stage {
+                Stage::Source(source) => source.has_finished(),
+                Stage::Operator(_) | Stage::Union | Stage::Sink(_) => true,
+            })
+        };
+        let last = is_last.then(has_finished);
+        let notes = self.nodes.iter().zip(&self.inboxes).map(|(node, inbox)| {
+            let (watermark, numbers, position) = match &node.stage {
+                Stage::Source(source) => (source.watermark(), Vec::new(), source.position()),
+                Stage::Operator(operator) => (inbox.watermark(), operator.save(), Position::new()),
+                Stage::Union | Stage::Sink(_) => (inbox.watermark(), Vec::new(), Position::new()),
+            };
+            NodeNote { name: node.name.clone(), watermark_us: watermark.0, numbers, position }
+        });
+        let note = CoreNote { records: self.state.shard.records(), nodes: notes.collect() };
+        let times = self.nodes.iter().zip(&self.inboxes).map(|(node, inbox)| match &node.stage {
+            Stage::Source(source) => source.time_us(),
+            Stage::Operator(_) | Stage::Union | Stage::Sink(_) => inbox.time_us(),
+        });
+        let time_us = times.max().unwrap_or(i64::MIN);
+        let version = checkpoints.version();
+        checkpoints.cut(&mut self.state.shard, note, time_us, last)?;
+        for node in &mut self.nodes {
+            if let Stage::Sink(sink) = &mut node.stage {
+                sink.prepare(version, is_last, &self.control).map_err(|failure| at_node(failure, "sink", &node.name))?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether an epoch is not one of after the next checkpoint.
+    fn allows(&self, epoch: Epoch) -> bool {
+        self.checkpoints.as_ref().is_none_or(|checkpoints| checkpoints.allows(epoch))
+    }
+
     /// One batch, or one slice of a mark.
     fn step(&mut self, at: usize) -> Result<Stepped> {
+        if !self.allows(self.inboxes[at].epoch()) {
+            return Ok(Stepped::Nothing);
+        }
         let node = &mut self.nodes[at];
         if node.done || node.firing.is_none() && node.held.is_none() && self.inboxes[at].is_empty() {
             return Ok(Stepped::Nothing);
@@ -452,6 +552,10 @@ impl Core {
             if source.is_closed() {
                 continue;
             }
+            if self.checkpoints.as_ref().is_some_and(|checkpoints| !checkpoints.allows(source.epoch())) {
+                source.hold_back();
+                continue;
+            }
             if stopped {
                 source.stop();
             }
@@ -477,7 +581,9 @@ impl Core {
     /// The epoch up to which marks may be cut here.
     fn epoch_limit(&self) -> u64 {
         let open = self.nodes.iter().zip(&self.inboxes).filter(|(node, _)| !node.done && !matches!(node.stage, Stage::Source(_)));
-        open.map(|(_, inbox)| inbox.epoch().0).min().map_or(u64::MAX, |running| running + EPOCHS_MAX)
+        let limit = open.map(|(_, inbox)| inbox.epoch().0).min().map_or(u64::MAX, |running| running + EPOCHS_MAX);
+        // The mark of a checkpoint's epoch, and no other before the cut.
+        self.checkpoints.as_ref().map_or(limit, |checkpoints| limit.min(checkpoints.at().0 + 1))
     }
 
     fn cut_marks(&mut self, now_us: i64) -> Result<bool> {
@@ -525,10 +631,12 @@ impl Core {
                 until_us = until_us.min(source.retry_at_us().unwrap_or(i64::MAX));
             }
         }
-        let Self { env, control, exchange, nodes, inboxes, id, .. } = self;
+        let Self { env, control, exchange, nodes, inboxes, id, checkpoints, .. } = self;
         let stopped = control.is_stopped();
+        let waits = checkpoints.as_ref().is_some_and(CoreCheckpoints::waits);
         let mut ready = || {
             control.is_aborted()
+                || waits && checkpoints.as_ref().is_some_and(|checkpoints| !checkpoints.waits())
                 || control.is_stopped() != stopped
                 || exchange.has_news(inboxes)
                 || nodes.iter().any(|node| match &node.stage {

@@ -76,6 +76,11 @@ impl Inbox {
         }
     }
 
+    /// Takes up the watermark of another run's last mark.
+    pub fn resume(&mut self, watermark: Watermark) {
+        self.watermark = watermark;
+    }
+
     /// The epoch that is running.
     pub fn epoch(&self) -> Epoch {
         self.epoch

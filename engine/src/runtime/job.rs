@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::checkpoint::{Coordinator, Directory};
 use super::control::{Control, at_node, panicked};
 use super::core::{Core, CorePlan};
 use super::env::{Env, SystemEnv};
@@ -59,6 +60,11 @@ impl Job {
 
     fn spawn(&self, options: JobOptions, wakes: Arc<[Wake]>) -> Result<Vec<JoinHandle<()>>> {
         check(&options)?;
+        let checkpoints = self.open_checkpoints(&options)?;
+        if checkpoints.as_ref().is_some_and(|(coordinator, _)| coordinator.has_finished()) {
+            // All there was to do is done, and shown.
+            return Ok(Vec::new());
+        }
         let base = SystemEnv::new(i64::try_from(options.spin_us).unwrap_or(0));
         let env = |core| match &options.env {
             Some(factory) => factory(core),
@@ -69,6 +75,8 @@ impl Job {
             None if options.env.is_some() => env(CoreId(0)).now_us(),
             None => base.clone().now_us(),
         };
+        let found_us = checkpoints.as_ref().and_then(|(coordinator, _)| coordinator.found_time_us());
+        let start_us = start_us.max(found_us.unwrap_or(i64::MIN));
         let interval_us = i64::try_from(options.interval_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let cpus = if options.pin { cpus_for(options.cores) } else { None };
         let links = Links::mesh(&self.graph, &wakes);
@@ -79,6 +87,7 @@ impl Job {
             drift: Arc::new(DriftGroups::new(&drift_members(&self.graph, options.cores))),
             control: self.control.clone(),
             options: options.clone(),
+            checkpoints,
         });
         let mut threads = Vec::with_capacity(options.cores);
         for links in links {
@@ -102,6 +111,33 @@ impl Job {
             }
         }
         Ok(threads)
+    }
+
+    /// The job's checkpoints, when it keeps any, and how many epochs there are from one to the next.
+    fn open_checkpoints(&self, options: &JobOptions) -> Result<Option<(Arc<Coordinator>, u64)>> {
+        let Some(of) = &options.checkpoints else { return Ok(None) };
+        let unsupported = |what: String| Err(Diagnostic::new(Code::CheckpointUnsupported, what));
+        if options.state_directory.is_some() {
+            return unsupported("a job with a state directory can't keep checkpoints yet".to_owned()).map_err(|e: Diagnostic| {
+                e.hint("leave out the one or the other; give a job with checkpoints the memory for all of its state")
+            });
+        }
+        let mut sinks = Vec::new();
+        for node in &self.graph.nodes {
+            match &node.role {
+                Role::Source(spec) if !spec.source.is_resumable() => {
+                    let message =
+                        format!("source `{}` can't go on from where it was, so the job can't keep checkpoints", node.name);
+                    return unsupported(message);
+                }
+                Role::Sink(spec) => sinks.push((node.name.clone(), spec.sink.clone())),
+                Role::Source(_) | Role::Operator(_) | Role::Union => {}
+            }
+        }
+        let directory = Directory::open(of, options.cores, options.max_parallelism)?;
+        let coordinator = Coordinator::start(directory, options.cores, options.max_parallelism, sinks)?;
+        let every = of.interval_ms.div_ceil(options.interval_ms).max(1);
+        Ok(Some((Arc::new(coordinator), every)))
     }
 
     /// Waits until the job has ended: bounded input is through, a stop has drained, or something failed.

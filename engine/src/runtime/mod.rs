@@ -7,8 +7,9 @@
 //!  └─ I/O threads: SourceReader                                          SinkWriter       (Ring 1: may block)
 //! ```
 //! Lanes, marks and epochs are counted by edge and sending core of the whole job; that all cores are in one process is known to
-//! [`exchange`] alone. It does not place, restart or persist anything.
+//! [`exchange`] alone. It does not place or restart anything; what outlives it is in [`checkpoint`].
 
+mod checkpoint;
 mod control;
 mod core;
 pub mod env;
@@ -25,6 +26,7 @@ mod source;
 mod state;
 mod wake;
 
+pub use checkpoint::{CheckpointOptions, Found, look};
 pub(crate) use control::panicked;
 pub use job::Job;
 pub use options::JobOptions;

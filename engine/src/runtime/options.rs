@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tiderace_storage::PressureGauge;
 
+use super::checkpoint::CheckpointOptions;
 use super::env::EnvFactory;
 
 /// How a job runs; [`Default`] is throughput mode on one core.
@@ -19,7 +20,10 @@ pub struct JobOptions {
     /// A directory for state that doesn't fit `memory_bytes`: each core writes pages of its tables to a folder of its own there, and reads them
     /// back when their keys come. Scratch: emptied at the start and at the end. `None`: state that doesn't fit ends the job.
     pub state_directory: Option<PathBuf>,
-    /// Whether io_uring is tried for it; else, and where the system refuses it, threads read and write.
+    /// Where the job keeps checkpoints, and goes on from the last one; `None`: it begins anew at each start. Not together with
+    /// [`Self::state_directory`].
+    pub checkpoints: Option<CheckpointOptions>,
+    /// Whether io_uring is tried for the state directory; else, and where the system refuses it, threads read and write.
     pub io_uring: bool,
     /// Tells state with a directory when the process is short of memory: it then holds less.
     pub pressure: PressureGauge,
@@ -61,6 +65,7 @@ impl Default for JobOptions {
             cores: 1,
             memory_bytes: 1 << 30,
             state_directory: None,
+            checkpoints: None,
             io_uring: true,
             pressure: PressureGauge::default(),
             interval_ms: 100,
@@ -83,6 +88,7 @@ impl fmt::Debug for JobOptions {
             .field("cores", &self.cores)
             .field("memory_bytes", &self.memory_bytes)
             .field("state_directory", &self.state_directory)
+            .field("checkpoints", &self.checkpoints)
             .field("io_uring", &self.io_uring)
             .field("interval_ms", &self.interval_ms)
             .field("pin", &self.pin)

@@ -10,6 +10,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::checkpoint::Prepared;
 use super::control::{Control, IoThread};
 use super::graph::{NodeSpec, SinkSpec};
 use super::net::Net;
@@ -28,6 +29,8 @@ const QUEUED_BYTES_MAX: usize = 8 << 20;
 enum Command {
     Write(Epoch, Changes, usize),
     EndEpoch(Epoch, Watermark),
+    /// Of a checkpoint; whether none follows.
+    Prepare(u64, bool),
     Finish,
 }
 
@@ -42,13 +45,24 @@ pub struct SinkStage {
     /// `None` in append mode, where every row is a change.
     net: Option<Net>,
     writer: Writer,
+    /// Where its part of a checkpoint goes, if the job has any.
+    share: Option<Prepared>,
+    /// Its rows are shown by checkpoints, not by the writer's end.
+    is_committed: bool,
     written_rows: u64,
     written_bytes: u64,
 }
 
 impl SinkStage {
     /// Opens this core's writer of `spec`.
-    pub fn open(node: &NodeSpec, spec: &SinkSpec, schema: &SchemaRef, init: CoreInit, control: &Arc<Control>) -> Result<Self> {
+    pub fn open(
+        node: &NodeSpec,
+        spec: &SinkSpec,
+        schema: &SchemaRef,
+        init: CoreInit,
+        control: &Arc<Control>,
+        share: Option<Prepared>,
+    ) -> Result<Self> {
         let net = match spec.mode {
             ChangelogMode::Append => None,
             mode @ (ChangelogMode::Upsert | ChangelogMode::Retract) => Some(Net::new(schema, mode, &spec.key)?),
@@ -56,9 +70,10 @@ impl SinkStage {
         let writer = spec.sink.open(init, schema.clone(), spec.mode)?;
         let writer = match spec.sink.ring() {
             Ring::Core => Writer::Core(writer),
-            Ring::Io => Writer::Io(IoWriter::spawn(node, writer, init, control)?),
+            Ring::Io => Writer::Io(IoWriter::spawn(node, writer, init, control, share.clone())?),
         };
-        Ok(Self { mode: spec.mode, net, writer, written_rows: 0, written_bytes: 0 })
+        let is_committed = share.as_ref().is_some_and(Prepared::is_committed);
+        Ok(Self { mode: spec.mode, net, writer, share, is_committed, written_rows: 0, written_bytes: 0 })
     }
 
     /// Whether there is room before the writer.
@@ -112,18 +127,31 @@ impl SinkStage {
             Writer::Core(writer) => {
                 writer.watermark(mark.watermark)?;
                 writer.end_epoch(mark.epoch)?;
-                if mark.last {
+                if mark.last && !self.is_committed {
                     writer.finish()?;
                 }
             }
             Writer::Io(io) => {
                 io.push(Command::EndEpoch(mark.epoch, mark.watermark));
-                if mark.last {
+                // With checkpoints the last one ends it.
+                if mark.last && self.share.is_none() {
                     io.push(Command::Finish);
                 }
             }
         }
         Ok(Progress::Done)
+    }
+
+    /// Checkpoint `version` stands behind all that the stage was given. `last`: none follows, and no rows.
+    pub fn prepare(&mut self, version: u64, last: bool, control: &Control) -> Result<()> {
+        let Some(share) = &self.share else { return Ok(()) };
+        match &mut self.writer {
+            Writer::Core(writer) => share.deliver(version, writer.prepare()?, control),
+            Writer::Io(io) => {
+                io.push(Command::Prepare(version, last));
+                Ok(())
+            }
+        }
     }
 
     fn write(&mut self, epoch: Epoch, changes: Changes) -> Result<()> {
@@ -187,7 +215,13 @@ struct IoWriter {
 }
 
 impl IoWriter {
-    fn spawn(node: &NodeSpec, mut writer: Box<dyn SinkWriter>, init: CoreInit, control: &Arc<Control>) -> Result<Self> {
+    fn spawn(
+        node: &NodeSpec,
+        mut writer: Box<dyn SinkWriter>,
+        init: CoreInit,
+        control: &Arc<Control>,
+        share: Option<Prepared>,
+    ) -> Result<Self> {
         let (ring, mut commands) = RingBuffer::new(COMMANDS_MAX);
         let shared = Arc::new(IoShared::default());
         let (io, core) = (shared.clone(), init.core);
@@ -203,6 +237,17 @@ impl IoWriter {
                     Some(Command::EndEpoch(epoch, watermark)) => {
                         writer.watermark(watermark)?;
                         writer.end_epoch(epoch)?;
+                    }
+                    Some(Command::Prepare(version, last)) => {
+                        let Some(share) = &share else { continue };
+                        let pieces = writer.prepare()?;
+                        if last && !share.is_committed() {
+                            writer.finish()?;
+                        }
+                        share.deliver(version, pieces, control)?;
+                        if last {
+                            return Ok(());
+                        }
                     }
                     Some(Command::Finish) => return writer.finish(),
                     None => return Ok(()),

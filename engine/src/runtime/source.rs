@@ -8,13 +8,15 @@ use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::compute::{filter_record_batch, max};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use rtrb::{Consumer, Producer, RingBuffer};
+use serde_json::Value;
 
+use super::checkpoint::NodeState;
 use super::control::{Control, IoThread};
 use super::graph::{NodeSpec, SourceSpec};
 use super::inbox::LaneMark;
 use super::wake::Wake;
 use crate::batch::{DeltaBatch, Weights, rows_bytes};
-use crate::connect::{CoreInit, Rejected, Ring, SourceBatch, SourceEvent, SourcePoll, SourceReader};
+use crate::connect::{CoreInit, Position, Rejected, Ring, SourceBatch, SourceEvent, SourcePoll, SourceReader};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::{CoreId, Epoch, SplitId};
 use crate::operators::chain::{ChainCx, FusedChain, render_row};
@@ -82,6 +84,9 @@ pub struct SourceStage {
     events: Vec<SourceEvent>,
     rows_in: u64,
     bytes_in: u64,
+    /// Where the reader was when it gave what was taken in last; kept where the job has checkpoints.
+    position: Option<Position>,
+    changed: Vec<(u64, Value)>,
 }
 
 impl SourceStage {
@@ -94,6 +99,7 @@ impl SourceStage {
         schedule: TickSchedule,
         poll_rows: usize,
         control: &Arc<Control>,
+        resume: Resume<'_>,
     ) -> Result<Self> {
         if let Some(watermark) = &spec.watermark {
             let column = node.schema.fields().get(watermark.column).map(|field| field.data_type());
@@ -105,27 +111,48 @@ impl SourceStage {
                 ));
             }
         }
-        let reader = spec.source.open(init)?;
+        let mut reader = spec.source.open(init)?;
+        let mut position = None;
+        if resume != Resume::Never {
+            let mut start = Position::new();
+            if let Resume::From(from) = resume {
+                reader.resume(&from.position)?;
+                start.clone_from(&from.position);
+            }
+            let mut changed = Vec::new();
+            reader.position(&mut changed);
+            move_on(&mut start, changed.drain(..));
+            position = Some(start);
+        }
         let input = match spec.source.ring() {
             Ring::Core => Input::Core(reader),
             Ring::Io => {
                 // Splits that wait for each other must not be far ahead in what is already decoded.
                 let polls_max = if drift.is_some() { POLLS_OF_ALIGNED_MAX } else { POLLS_MAX };
-                Input::Io(IoReader::spawn(node, reader, init.core, poll_rows, polls_max, control)?)
+                Input::Io(IoReader::spawn(node, reader, init.core, poll_rows, polls_max, control, position.is_some())?)
             }
         };
         let idle_timeout_us = spec.watermark.as_ref().and_then(|watermark| watermark.idle_timeout_us);
+        let mut splits = SplitWatermarks::new(idle_timeout_us);
+        let mut watermark = Watermark::MIN;
+        if let Resume::From(NodeState { watermark_us: Some(us), .. }) = resume {
+            // The end of all input is told anew by the reader, which has nothing more.
+            watermark = Watermark(*us);
+            if watermark < Watermark::MAX {
+                splits.resume(watermark);
+            }
+        }
         Ok(Self {
             input,
             chain: spec.chain.clone(),
             watermark_spec: spec.watermark.clone(),
-            splits: SplitWatermarks::new(idle_timeout_us),
+            splits,
             drift,
             untold_holds: false,
             epoch: Epoch(1),
             time_us: schedule.time_us(Epoch(0)),
             schedule,
-            watermark: Watermark::MIN,
+            watermark,
             starved: false,
             held_back: false,
             ending: None,
@@ -135,7 +162,19 @@ impl SourceStage {
             events: Vec::new(),
             rows_in: 0,
             bytes_in: 0,
+            position,
+            changed: Vec::new(),
         })
+    }
+
+    /// Where the reader was when it gave what was taken in last.
+    pub fn position(&self) -> Position {
+        self.position.clone().unwrap_or_default()
+    }
+
+    /// Whether all of its input was taken in.
+    pub fn has_finished(&self) -> bool {
+        self.ending == Some(Ending::Finished)
     }
 
     /// The epoch that is running.
@@ -250,20 +289,27 @@ impl SourceStage {
 
     fn read_events(&mut self, now_us: i64, rows_max: usize, events: &mut Vec<SourceEvent>) -> Result<Polled> {
         match &mut self.input {
-            Input::Core(reader) => match reader.poll(rows_max, events)? {
-                SourcePoll::More => self.retry_us = 0,
-                SourcePoll::Idle => {
-                    self.starved = true;
-                    self.retry_us =
-                        if events.is_empty() { (self.retry_us * 2).clamp(RETRY_US.0, RETRY_US.1) } else { RETRY_US.0 };
-                    self.not_before_us = now_us.saturating_add(self.retry_us);
-                    if events.is_empty() {
-                        return Ok(Polled::Nothing);
-                    }
+            Input::Core(reader) => {
+                let polled = reader.poll(rows_max, events)?;
+                if let Some(position) = &mut self.position {
+                    reader.position(&mut self.changed);
+                    move_on(position, self.changed.drain(..));
                 }
-                SourcePoll::Finished => self.ending = Some(Ending::Finished),
-            },
-            Input::Io(io) => match io.take(rows_max, events) {
+                match polled {
+                    SourcePoll::More => self.retry_us = 0,
+                    SourcePoll::Idle => {
+                        self.starved = true;
+                        self.retry_us =
+                            if events.is_empty() { (self.retry_us * 2).clamp(RETRY_US.0, RETRY_US.1) } else { RETRY_US.0 };
+                        self.not_before_us = now_us.saturating_add(self.retry_us);
+                        if events.is_empty() {
+                            return Ok(Polled::Nothing);
+                        }
+                    }
+                    SourcePoll::Finished => self.ending = Some(Ending::Finished),
+                }
+            }
+            Input::Io(io) => match io.take(rows_max, events, &mut self.position) {
                 IoTaken::Some => {}
                 IoTaken::Nothing => {
                     self.starved |= io.shared.idle.load(Ordering::Relaxed);
@@ -393,8 +439,44 @@ fn refuse_future(batch: DeltaBatch, spec: &WatermarkSpec, time_us: i64, rows: &m
     Ok(DeltaBatch::new(rows, weights))
 }
 
+/// Where a source begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Resume<'a> {
+    /// At the start, and nobody asks where it is.
+    Never,
+    /// At the start.
+    Start,
+    /// Where another run's was.
+    From(&'a NodeState),
+}
+
+impl PartialEq for Resume<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+fn move_on(position: &mut Position, changed: impl Iterator<Item = (u64, Value)>) {
+    for (number, value) in changed {
+        if value.is_null() {
+            position.remove(&number);
+        } else {
+            position.insert(number, value);
+        }
+    }
+}
+
+/// What one poll gave.
+struct Polls {
+    events: Vec<SourceEvent>,
+    rows: usize,
+    bytes: usize,
+    /// How the reader's position changed.
+    changed: Vec<(u64, Value)>,
+}
+
 enum Handed {
-    Events(Vec<SourceEvent>, usize, usize),
+    Events(Polls),
     End(Ending),
 }
 
@@ -432,6 +514,7 @@ impl IoReader {
         poll_rows: usize,
         polls_max: usize,
         control: &Arc<Control>,
+        keeps_position: bool,
     ) -> Result<Self> {
         let (producer, ring) = RingBuffer::new(polls_max);
         let (holds, told) = RingBuffer::new(HOLDS_MAX);
@@ -439,7 +522,8 @@ impl IoReader {
         let io = shared.clone();
         let thread = IoThread { node: node.name.clone(), kind: "source", core };
         let ends = ReaderEnds { ring: producer, holds: told };
-        control.clone().spawn_io(thread, move |control| read_on(reader, ends, &io, core, poll_rows, control))?;
+        let polls = PollOptions { core, rows: poll_rows, keeps_position };
+        control.clone().spawn_io(thread, move |control| read_on(reader, ends, &io, polls, control))?;
         Ok(Self { ring, holds, shared, was_empty: false })
     }
 
@@ -450,15 +534,18 @@ impl IoReader {
         is_told
     }
 
-    fn take(&mut self, rows_max: usize, events: &mut Vec<SourceEvent>) -> IoTaken {
+    fn take(&mut self, rows_max: usize, events: &mut Vec<SourceEvent>, position: &mut Option<Position>) -> IoTaken {
         let (mut rows, mut bytes, mut any) = (0, 0, false);
         let mut ending = None;
         while rows < rows_max && ending.is_none() {
             match self.ring.pop() {
-                Ok(Handed::Events(handed, handed_rows, handed_bytes)) => {
-                    events.extend(handed);
-                    rows += handed_rows;
-                    bytes += handed_bytes;
+                Ok(Handed::Events(handed)) => {
+                    events.extend(handed.events);
+                    rows += handed.rows;
+                    bytes += handed.bytes;
+                    if let Some(position) = position {
+                        move_on(position, handed.changed.into_iter());
+                    }
                     any = true;
                 }
                 Ok(Handed::End(why)) => ending = Some(why),
@@ -485,6 +572,14 @@ impl Drop for IoReader {
     }
 }
 
+/// How a reader's thread polls.
+#[derive(Clone, Copy)]
+struct PollOptions {
+    core: CoreId,
+    rows: usize,
+    keeps_position: bool,
+}
+
 /// The thread's ends of the rings to and from its core.
 struct ReaderEnds {
     ring: Producer<Handed>,
@@ -496,10 +591,11 @@ fn read_on(
     mut reader: Box<dyn SourceReader>,
     ReaderEnds { mut ring, mut holds }: ReaderEnds,
     io: &IoShared,
-    core: CoreId,
-    poll_rows: usize,
+    polls: PollOptions,
     control: &Control,
 ) -> Result<()> {
+    let core = polls.core;
+    let mut changed = Vec::new();
     io.wake.attach();
     let is_over = || control.is_aborted() || io.closed.load(Ordering::Acquire);
     loop {
@@ -520,7 +616,10 @@ fn read_on(
             }
             let asked = Instant::now();
             let mut events = Vec::new();
-            let answer = reader.poll(poll_rows, &mut events)?;
+            let answer = reader.poll(polls.rows, &mut events)?;
+            if polls.keeps_position {
+                reader.position(&mut changed);
+            }
             io.idle.store(answer == SourcePoll::Idle, Ordering::Relaxed);
             io.rows_left_out.store(reader.rows_left_out(), Ordering::Relaxed);
             io.bytes_read.store(reader.bytes_read(), Ordering::Relaxed);
@@ -535,7 +634,9 @@ fn read_on(
                 });
                 let (rows, bytes) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
                 io.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-                hand_over(&mut ring, Handed::Events(events, rows, bytes), io, control);
+                // A change without events goes with the next ones: nothing was delivered in between.
+                let changed = std::mem::take(&mut changed);
+                hand_over(&mut ring, Handed::Events(Polls { events, rows, bytes, changed }), io, control);
                 control.wake_core(core);
             }
             match answer {

@@ -54,6 +54,11 @@ impl SplitWatermarks {
         }
     }
 
+    /// Takes up how far another run had come.
+    pub fn resume(&mut self, watermark: Watermark) {
+        self.reached = self.reached.max(watermark.0);
+    }
+
     /// A split joins. Announcing it again changes nothing.
     pub fn open(&mut self, split: SplitId) {
         self.occupied = true;

@@ -8,6 +8,7 @@ mod larger_than_memory;
 mod late;
 mod memory;
 mod random;
+mod recovery;
 mod refused;
 mod runtime;
 mod slt;

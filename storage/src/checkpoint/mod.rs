@@ -237,6 +237,29 @@ impl<D: Device> Checkpoints<D> {
         &self.versions
     }
 
+    /// Removes the checkpoints that are newer than `version`, knowingly: what an owner of several directories wrote to this one, and came not to
+    /// commit over all of them. They don't come back.
+    pub fn forget_newer(&mut self, version: u64) -> Result<(), CheckpointError> {
+        if let Some(because) = &self.poisoned {
+            return Err(CheckpointError::Poisoned { because: because.clone() });
+        }
+        let first = self.versions.partition_point(|v| *v <= version);
+        if first == self.versions.len() {
+            return Ok(());
+        }
+        // The newest first: whatever is left after a crash was whole before.
+        for version in self.versions[first..].iter().rev() {
+            self.device.execute(DeviceOp::Remove { file: manifest_name(*version) })?;
+            self.device.execute(DeviceOp::SyncDir)?;
+        }
+        for version in self.versions.drain(first..) {
+            self.named.remove(&version);
+        }
+        self.newest = None;
+        self.remove_unnamed()?;
+        Ok(())
+    }
+
     /// The newest checkpoint; `None` when there has never been one. An unreadable one is an error: go back to an older one only by
     /// [`load`](Self::load), knowingly.
     pub fn newest(&mut self) -> Result<Option<Checkpoint>, CheckpointError> {

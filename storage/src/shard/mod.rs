@@ -298,6 +298,14 @@ impl Shard {
         count
     }
 
+    /// How many records all tables hold: what a checkpoint's restore counts.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        let point: u64 = self.point.values().map(|table| table.len() as u64).sum();
+        let ordered: u64 = self.ordered.values().map(|table| table.len() as u64).sum();
+        point + ordered
+    }
+
     /// All point tables, by their numbers.
     pub(crate) fn point_tables(&self) -> Vec<(TableId, &PointTable)> {
         let mut tables: Vec<_> = self.point.iter().map(|(id, table)| (*id, table)).collect();

@@ -10,11 +10,12 @@ use std::time::Instant;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
+use serde_json::{Value, json};
 
 use self::column::{Column, Scope};
 use super::{
-    ConnectorSpec, CoreInit, OptionSpec, OptionType, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef,
-    TableSpec,
+    ConnectorSpec, CoreInit, OptionSpec, OptionType, Position, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader,
+    SourceRef, TableSpec,
 };
 use crate::batch::Weights;
 use crate::error::{Code, Diagnostic, Result};
@@ -139,6 +140,10 @@ impl Source for DatagenSource {
         self.rows
     }
 
+    fn is_resumable(&self) -> bool {
+        true
+    }
+
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
         let next = u64::from(init.core.0) * BLOCK_ROWS;
         Ok(Box::new(DatagenReader {
@@ -147,6 +152,7 @@ impl Source for DatagenSource {
             next,
             block_end: next + BLOCK_ROWS,
             gap_rows: (init.cores as u64 - 1) * BLOCK_ROWS,
+            paced_from: 0,
             since: None,
             finished: false,
             numbers: Vec::new(),
@@ -161,6 +167,8 @@ struct DatagenReader {
     block_end: u64,
     /// Rows of the other cores between two blocks of this one.
     gap_rows: u64,
+    /// The row that pacing counts from.
+    paced_from: u64,
     /// The first poll.
     since: Option<Instant>,
     finished: bool,
@@ -169,6 +177,19 @@ struct DatagenReader {
 }
 
 impl SourceReader for DatagenReader {
+    fn position(&mut self, changed: &mut Vec<(u64, Value)>) {
+        changed.push((0, json!({ "next": self.next, "block_end": self.block_end })));
+    }
+
+    fn resume(&mut self, position: &Position) -> Result<()> {
+        let number = |key: &str| position.get(&0).and_then(|at| at[key].as_u64());
+        let (Some(next), Some(block_end)) = (number("next"), number("block_end")) else {
+            return Err(Diagnostic::new(Code::CheckpointMismatch, "the checkpoint has no position of these generated rows"));
+        };
+        (self.next, self.block_end, self.paced_from) = (next, block_end, next);
+        Ok(())
+    }
+
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         if self.finished {
             return Ok(SourcePoll::Finished);
@@ -186,7 +207,9 @@ impl SourceReader for DatagenReader {
         }
         let due = match self.source.rate {
             0 => u64::MAX,
-            rate => u64::try_from(since.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX),
+            rate => u64::try_from(since.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000)
+                .unwrap_or(u64::MAX)
+                .saturating_add(self.paced_from),
         };
         let end = limit.min(due).min(self.block_end).min(self.next.saturating_add(rows_max.max(1) as u64));
         if self.next >= end {

@@ -6,6 +6,7 @@ mod listing;
 mod parquet;
 mod part;
 mod partition;
+mod place;
 mod sink;
 mod source;
 

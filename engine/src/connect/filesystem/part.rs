@@ -17,6 +17,8 @@ use crate::format::{Encoder, Format, FormatKind};
 
 /// Encoded bytes are handed to the system in pieces of about this size.
 const WRITE_BYTES: usize = 256 * 1024;
+/// What ends the name of a part that is hidden.
+const HIDDEN_END: &str = ".inprogress";
 /// A Parquet row group is closed when it has so many bytes.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
@@ -102,7 +104,7 @@ pub fn poisoned(path: &Path, error: &dyn std::fmt::Display) -> Diagnostic {
 impl PartFile {
     /// Creates the hidden file for `folder/name`; neither may exist. Makes the folder where it is missing.
     pub fn create(folder: &Path, name: &str, format: &Format, schema: &SchemaRef, compression: Compression) -> Result<Self> {
-        let (hidden, name) = (folder.join(format!(".{name}.inprogress")), folder.join(name));
+        let (hidden, name) = (hidden_name(folder, name), folder.join(name));
         let open = || -> io::Result<File> {
             fs::create_dir_all(folder)?;
             File::options().write(true).create_new(true).open(&hidden)
@@ -170,7 +172,26 @@ impl PartFile {
         self.try_finish(root).map_err(|e| poisoned(&name, &e))
     }
 
+    /// Makes the content durable under the hidden name: [`show`] gives it its own, given here, in this process or another one.
+    pub fn close(mut self, root: &Path) -> Result<PathBuf> {
+        let name = self.name.clone();
+        let closed = self.end().and_then(|()| {
+            self.is_done = true;
+            sync_folders(&self.hidden, root)
+        });
+        closed.map_err(|e| poisoned(&name, &e))?;
+        Ok(name)
+    }
+
     fn try_finish(&mut self, root: &Path) -> io::Result<()> {
+        self.end()?;
+        rename_new(&self.hidden, &self.name)?;
+        self.is_done = true;
+        sync_folders(&self.name, root)
+    }
+
+    /// Writes what is left, durably.
+    fn end(&mut self) -> io::Result<()> {
         let file = match self.output.take() {
             Some(Output::Text { buffer, mut stream, .. }) => {
                 stream.writer().write_all(&buffer)?;
@@ -179,10 +200,7 @@ impl PartFile {
             Some(Output::Parquet(writer)) => writer.into_inner().map_err(io::Error::other)?,
             None => return Err(io::Error::other("it failed before")),
         };
-        file.file.sync_all()?;
-        rename_new(&self.hidden, &self.name)?;
-        self.is_done = true;
-        sync_folders(&self.name, root)
+        file.file.sync_all()
     }
 }
 
@@ -195,6 +213,49 @@ impl Drop for PartFile {
             tracing::warn!(file = %self.hidden.display(), %error, "an unfinished file could not be removed");
         }
     }
+}
+
+fn hidden_name(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!(".{name}{HIDDEN_END}"))
+}
+
+/// Gives a part that was [closed](PartFile::close) its name, and makes that durable. It may have it already.
+pub fn show(name: &Path, root: &Path) -> Result<()> {
+    let (Some(folder), Some(file)) = (name.parent(), name.file_name().and_then(|f| f.to_str())) else {
+        return Err(poisoned(name, &"it is no file's name"));
+    };
+    let shown = match rename_new(&hidden_name(folder, file), name) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) && name.exists() => Ok(()),
+        shown => shown,
+    };
+    shown.and_then(|()| sync_folders(name, root)).map_err(|e| poisoned(name, &e))
+}
+
+/// Removes hidden parts whose names begin so, down to folders of so many levels: what runs left that did not come to a checkpoint.
+pub fn remove_hidden(folder: &Path, begin: &str, levels: usize) -> Result<()> {
+    let remove = || -> io::Result<Vec<PathBuf>> {
+        let mut below = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                below.push(entry.path());
+            } else if entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.strip_prefix('.'))
+                .is_some_and(|n| n.starts_with(begin) && n.ends_with(HIDDEN_END))
+            {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(below)
+    };
+    let below = match remove() {
+        Ok(below) => below,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(poisoned(folder, &e)),
+    };
+    if levels == 0 { Ok(()) } else { below.iter().try_for_each(|folder| remove_hidden(folder, begin, levels - 1)) }
 }
 
 /// Renames without ever replacing a file.

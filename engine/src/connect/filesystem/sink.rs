@@ -1,9 +1,9 @@
 //! Writes part files into a folder, or into a folder a partition.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -12,7 +12,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use super::commit::{CommitRule, Commits, Trigger};
 use super::compression::{self, Compression};
 use super::listing::strip_scheme;
-use super::part::PartFile;
+use super::part::{self, PartFile, poisoned};
 use super::partition;
 use crate::connect::{ChangelogMode, Changes, CoreInit, Ring, RowKind, Sink, SinkRef, SinkWriter, TableSpec};
 use crate::error::{Code, Diagnostic, Result};
@@ -48,6 +48,8 @@ struct Shared {
     commit: Option<(CommitRule, Commits)>,
     /// Different in each run.
     run: String,
+    /// The same where the job keeps checkpoints: what begins the names of the job's parts, and of this run's.
+    checkpoints: OnceLock<(String, String)>,
     /// How many files were begun in this run.
     files: AtomicU64,
     started: Instant,
@@ -124,6 +126,7 @@ impl FileSink {
             check_interval: positive(check, options.duration(check)?, Duration::from_secs(60))?,
             commit,
             run: run_name(),
+            checkpoints: OnceLock::new(),
             files: AtomicU64::new(0),
             started: Instant::now(),
         };
@@ -154,6 +157,31 @@ impl Sink for FileSink {
         Ring::Io
     }
 
+    fn begin_checkpoints(&self, job: &str, run: u64) -> Result<bool> {
+        let shared = &self.shared;
+        if shared.commit.is_some() {
+            let message = format!(
+                "table '{}': success files of partitions can't be written by a job that keeps checkpoints yet",
+                shared.table
+            );
+            return Err(Diagnostic::new(Code::CheckpointUnsupported, message)
+                .hint("leave out the options 'sink.partition-commit.…', or the checkpoints"));
+        }
+        // Two sinks of one job may write to one table.
+        shared.checkpoints.get_or_init(|| (format!("part-{job}-"), format!("{job}-{run}-{}", shared.run)));
+        Ok(true)
+    }
+
+    fn commit(&self, pieces: &[String]) -> Result<()> {
+        pieces.iter().try_for_each(|piece| part::show(&self.shared.folder.join(piece), &self.shared.folder))
+    }
+
+    fn recover(&self, pieces: &[String]) -> Result<()> {
+        self.commit(pieces)?;
+        let Some((job, _)) = self.shared.checkpoints.get() else { return Ok(()) };
+        part::remove_hidden(&self.shared.folder, job, self.shared.partition_columns.len())
+    }
+
     fn open(&self, init: CoreInit, schema: SchemaRef, mode: ChangelogMode) -> Result<Box<dyn SinkWriter>> {
         let columns = self.shared.data_columns.len() + self.shared.partition_columns.len();
         if schema.fields().len() != columns || !self.accepts(mode) {
@@ -169,7 +197,7 @@ impl Sink for FileSink {
             shared: Arc::clone(&self.shared),
             core: usize::from(init.core.0),
             open: BTreeMap::new(),
-
+            closed: Vec::new(),
             writes: 0,
             watermark: Watermark::MIN,
             checked: Instant::now(),
@@ -192,6 +220,8 @@ struct Writer {
     core: usize,
     /// By folder.
     open: BTreeMap<PathBuf, OpenPart>,
+    /// Parts that are whole and wait for a checkpoint, by their paths below the table's folder.
+    closed: Vec<String>,
     writes: u64,
     watermark: Watermark,
     checked: Instant,
@@ -231,7 +261,8 @@ impl Writer {
             };
             // Counted over all writers of the table: several statements may write it on one core.
             let number = shared.files.fetch_add(1, Ordering::Relaxed);
-            let name = format!("part-{}-{}-{number}{}", shared.run, self.core, shared.extension());
+            let run = shared.checkpoints.get().map_or(&shared.run, |(_, run)| run);
+            let name = format!("part-{run}-{}-{number}{}", self.core, shared.extension());
             let part = PartFile::create(&folder, &name, &shared.format, &shared.data, shared.compression)?;
             self.open.insert(folder.clone(), OpenPart { part, due_us, used: 0 });
         }
@@ -244,10 +275,15 @@ impl Writer {
     }
 
     fn close(&mut self, folder: &PathBuf) -> Result<()> {
-        match self.open.remove(folder) {
-            Some(open) => open.part.finish(&self.shared.folder),
-            None => Ok(()),
+        let Some(open) = self.open.remove(folder) else { return Ok(()) };
+        if self.shared.checkpoints.get().is_none() {
+            return open.part.finish(&self.shared.folder);
         }
+        let path = open.part.close(&self.shared.folder)?;
+        let below = path.strip_prefix(&self.shared.folder).ok().and_then(Path::to_str).map(str::to_owned);
+        let name = below.ok_or_else(|| poisoned(&path, &"its name can't be noted in a checkpoint"))?;
+        self.closed.push(name);
+        Ok(())
     }
 
     fn close_where(&mut self, is_due: impl Fn(&OpenPart) -> bool) -> Result<()> {
@@ -350,6 +386,13 @@ impl SinkWriter for Writer {
             };
             // The end of the input is not the end of a partition before `finish` says so.
             writer.commit(clock_us.min(i64::MAX - 1))
+        })
+    }
+
+    fn prepare(&mut self) -> Result<Vec<String>> {
+        self.guarded(|writer| {
+            writer.close_where(|_| true)?;
+            Ok(std::mem::take(&mut writer.closed))
         })
     }
 

@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use serde_json::Value;
 
 use super::compression::{self, Compression};
 use super::listing::{FILES_MAX, FileInfo, Pattern};
 use super::parquet;
 use super::partition;
+use super::place::{Delivered, Places};
 use crate::batch::Weights;
 use crate::connect::{
-    CoreInit, Rejected, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec,
+    CoreInit, Position, Rejected, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef, TableSpec,
 };
 use crate::error::{Code, Diagnostic, Result};
 use crate::format::{Decoder, Format, FormatKind};
@@ -81,10 +83,10 @@ struct Shared {
 
 /// A part of the input that is read in order.
 #[derive(Clone, Debug)]
-struct Split {
-    file: Arc<FileInfo>,
+pub struct Split {
+    pub(super) file: Arc<FileInfo>,
     /// The row group, in Parquet.
-    group: Option<usize>,
+    pub(super) group: Option<usize>,
     /// Its share of the file's bytes, for spreading and progress.
     bytes: u64,
     /// Why the file can't be read: what was wrong with it already when it was found.
@@ -240,6 +242,10 @@ impl Source for FileSource {
         self.shared.splits().ok().map(|splits| splits.iter().map(|s| s.bytes).sum())
     }
 
+    fn is_resumable(&self) -> bool {
+        true
+    }
+
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
         let shared = Arc::clone(&self.shared);
         let splits = shared.splits()?;
@@ -258,6 +264,7 @@ impl Source for FileSource {
             held: Vec::new(),
             has_failed: false,
             announce: queue.iter().map(|(id, _)| *id).collect(),
+            places: Places::new(&queue, shared.monitor_interval.is_some()),
             queue,
             current: None,
             block: vec![0; BLOCK_BYTES],
@@ -281,6 +288,8 @@ struct Watch {
 struct OpenFile {
     id: SplitId,
     file: Arc<FileInfo>,
+    /// Rows and bad records that another run has delivered, and which are passed over.
+    passed_over: Delivered,
     content: Box<dyn Read + Send>,
     content_bytes: u64,
     compression: Compression,
@@ -306,6 +315,7 @@ struct Reader {
     shared: Arc<Shared>,
     init: CoreInit,
     announce: Vec<SplitId>,
+    places: Places,
     queue: VecDeque<(SplitId, Split)>,
     current: Option<Current>,
     /// Splits that were begun and are held; at most [`OPEN_SPLITS_MAX`] with the current one.
@@ -328,13 +338,30 @@ impl SourceReader for Reader {
                 format!("table '{}': a file reader is used after its error", self.shared.table),
             ));
         }
+        let first = out.len();
         let answer = self.try_poll(rows_max, out);
         self.has_failed = answer.is_err();
+        self.places.note(&out[first..]);
         answer
     }
 
     fn hold(&mut self, splits: &[SplitId]) {
         self.held = splits.to_vec();
+    }
+
+    fn position(&mut self, changed: &mut Vec<(u64, Value)>) {
+        self.places.tell(&self.watch.seen, self.watch.next_id, changed);
+    }
+
+    fn resume(&mut self, position: &Position) -> Result<()> {
+        let splits = self.shared.splits()?;
+        let (places, queue) = Places::resume(position, splits, self.shared.monitor_interval.is_some())?;
+        if let Some((seen, next_id)) = Places::seen(position)? {
+            (self.watch.seen, self.watch.next_id) = (seen, next_id);
+        }
+        self.announce = queue.iter().map(|(id, _)| *id).collect();
+        (self.places, self.queue) = (places, queue);
+        Ok(())
     }
 
     fn bytes_read(&self) -> u64 {
@@ -401,6 +428,7 @@ impl Reader {
                         }
                         Err(Failure::Other(error)) => return Err(error),
                     };
+                    let decoded = self.places.begun(id).leave_out(decoded);
                     let rows = self.shared.assemble(&decoded.rows, &decoded.lines, &split.file)?;
                     let batch = SourceBatch { split: id, rows, weights: decoded.weights, rejected: decoded.rejected };
                     out.push(SourceEvent::Rows(batch));
@@ -459,7 +487,9 @@ impl Reader {
             None => self.shared.format.decoder(&self.shared.data, &self.shared.declared)?,
         };
         decoder.begin(&path.display().to_string());
-        self.current = Some(Current::Text(OpenFile { id, file: split.file, content, content_bytes: 0, compression, decoder }));
+        let passed_over = std::mem::take(self.places.begun(id));
+        let file = OpenFile { id, file: split.file, passed_over, content, content_bytes: 0, compression, decoder };
+        self.current = Some(Current::Text(file));
         Ok(())
     }
 
@@ -547,6 +577,7 @@ impl Reader {
                 })?);
                 self.watch.next_id += self.init.cores;
                 out.push(SourceEvent::SplitOpened(id));
+                self.places.found(id, &split);
                 self.queue.push_back((id, split));
             }
         }
@@ -560,7 +591,10 @@ impl Shared {
         if file.decoder.rows() == 0 && file.decoder.rejections() == 0 {
             return Ok(());
         }
-        let decoded = file.decoder.finish()?;
+        let decoded = file.passed_over.leave_out(file.decoder.finish()?);
+        if decoded.rows.num_rows() == 0 && decoded.rejected.is_empty() {
+            return Ok(());
+        }
         let rows = self.assemble(&decoded.rows, &decoded.lines, &file.file)?;
         out.push(SourceEvent::Rows(SourceBatch { split: file.id, rows, weights: decoded.weights, rejected: decoded.rejected }));
         Ok(())

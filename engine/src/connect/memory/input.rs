@@ -6,12 +6,13 @@ use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
+use serde_json::Value;
 use twox_hash::XxHash3_64;
 
 use super::{Registration, Rows, SOURCES, project, register};
 use crate::batch::{DeltaBatch, Weights};
 use crate::connect::random::{RandomStream, below_wide};
-use crate::connect::{CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef};
+use crate::connect::{CoreInit, Position, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader, SourceRef};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::SplitId;
 
@@ -188,6 +189,10 @@ impl Source for InputSource {
         Some(self.input.batches().map(|batch| batch.num_rows() as u64).sum())
     }
 
+    fn is_resumable(&self) -> bool {
+        true
+    }
+
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
         let own = (usize::from(init.core.0)..self.input.splits.len()).step_by(init.cores);
         Ok(Box::new(InputReader {
@@ -197,6 +202,7 @@ impl Source for InputSource {
             polls: 0,
             open: own.map(|split| (split, 0)).collect(),
             announced: false,
+            told: Vec::new(),
             held: Vec::new(),
         }))
     }
@@ -210,11 +216,33 @@ struct InputReader {
     /// Splits that are not finished, and the next batch of each.
     open: Vec<(usize, usize)>,
     announced: bool,
+    /// Splits whose position was told.
+    told: Vec<usize>,
     /// Splits that are not to be read now, in ascending order.
     held: Vec<SplitId>,
 }
 
 impl SourceReader for InputReader {
+    fn position(&mut self, changed: &mut Vec<(u64, Value)>) {
+        changed.extend(
+            self.told
+                .iter()
+                .filter(|split| !self.open.iter().any(|(open, _)| open == *split))
+                .map(|split| (*split as u64, Value::Null)),
+        );
+        changed.extend(self.open.iter().map(|(split, next)| (*split as u64, Value::from(*next))));
+        self.told = self.open.iter().map(|(split, _)| *split).collect();
+    }
+
+    fn resume(&mut self, position: &Position) -> Result<()> {
+        self.open.retain_mut(|(split, next)| {
+            let at = position.get(&(*split as u64)).and_then(Value::as_u64);
+            *next = at.unwrap_or(0) as usize;
+            at.is_some()
+        });
+        Ok(())
+    }
+
     fn poll(&mut self, _rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         if !std::mem::replace(&mut self.announced, true) {
             out.extend(self.open.iter().map(|(split, _)| SourceEvent::SplitOpened(SplitId(*split as u32))));

@@ -312,6 +312,10 @@ impl Source for NexmarkSource {
         Some(Arc::new(Self { kinds, ..self.clone() }))
     }
 
+    fn is_resumable(&self) -> bool {
+        true
+    }
+
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
         Ok(Box::new(NexmarkReader::new(self.clone(), init)))
     }

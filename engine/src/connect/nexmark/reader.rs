@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use serde_json::{Value, json};
+
 use super::timeline::{Kind, Run};
 use super::{BATCH_ROWS_MAX, NexmarkSource};
 use crate::batch::Weights;
-use crate::connect::{CoreInit, SourceBatch, SourceEvent, SourcePoll, SourceReader};
+use crate::connect::{CoreInit, Position, SourceBatch, SourceEvent, SourcePoll, SourceReader};
 use crate::error::{Code, Diagnostic, Result};
 use crate::ids::SplitId;
 
@@ -25,6 +27,8 @@ pub struct NexmarkReader {
     /// Events of the other cores between two blocks of this one.
     gap_events: u64,
     progress: Progress,
+    /// The event that pacing counts from.
+    paced_from: u64,
     left_out: u64,
     /// Kept for its capacity.
     runs: [Vec<Run>; 3],
@@ -50,6 +54,7 @@ impl NexmarkReader {
             block_events,
             gap_events: (init.cores as u64 - 1) * block_events,
             progress: Progress::Unopened,
+            paced_from: 0,
             left_out: 0,
             runs: Default::default(),
             source,
@@ -69,6 +74,22 @@ impl NexmarkReader {
 }
 
 impl SourceReader for NexmarkReader {
+    fn position(&mut self, changed: &mut Vec<(u64, Value)>) {
+        changed.push((
+            0,
+            json!({ "next": self.next, "block_end": self.block_end, "finished": self.progress == Progress::Finished }),
+        ));
+    }
+
+    fn resume(&mut self, position: &Position) -> Result<()> {
+        let number = |key: &str| position.get(&0).and_then(|at| at[key].as_u64());
+        let (Some(next), Some(block_end)) = (number("next"), number("block_end")) else {
+            return Err(Diagnostic::new(Code::CheckpointMismatch, "the checkpoint has no position of this Nexmark stream"));
+        };
+        (self.next, self.block_end, self.paced_from) = (next, block_end, next);
+        Ok(())
+    }
+
     fn poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         let since = match self.progress {
             Progress::Unopened => {
@@ -95,7 +116,7 @@ impl SourceReader for NexmarkReader {
         let end = match (since, self.source.paced_rate) {
             (Some(since), Some(rate)) => {
                 let due = since.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000;
-                limit.min(u64::try_from(due).unwrap_or(u64::MAX))
+                limit.min(u64::try_from(due).unwrap_or(u64::MAX).saturating_add(self.paced_from))
             }
             _ => limit,
         };

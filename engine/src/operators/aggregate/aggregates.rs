@@ -206,6 +206,21 @@ impl Aggregates {
         Ok(this)
     }
 
+    /// The numbers that are given out next, between two epochs: of groups and of values.
+    pub(crate) fn save(&self) -> Vec<u64> {
+        vec![self.next_id, self.values.next()]
+    }
+
+    /// Goes on behind the numbers that another run gave out.
+    pub(crate) fn restore(&mut self, saved: &[u64]) -> Result<()> {
+        let [next_id, next_value] = saved else {
+            return Err(Diagnostic::new(Code::CheckpointMismatch, "the checkpoint's numbers are not those of this operator"));
+        };
+        self.next_id = *next_id;
+        self.values.resume(*next_value);
+        Ok(())
+    }
+
     /// How many results a group has.
     pub(crate) fn calls(&self) -> usize {
         self.evaluations.len()

@@ -297,6 +297,14 @@ pub(crate) fn same_rows(evaluated: &Evaluated, count: usize) -> Result<impl Fn(u
 }
 
 impl Operator for GroupAggregate {
+    fn save(&self) -> Vec<u64> {
+        self.aggregates.save()
+    }
+
+    fn restore(&mut self, saved: &[u64]) -> Result<()> {
+        self.aggregates.restore(saved)
+    }
+
     fn open(&mut self, shard: &mut Shard) -> Result<()> {
         self.touched = Touched::none(shard);
         // A global group that is there already was emitted before the job was restored.

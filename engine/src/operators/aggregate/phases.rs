@@ -299,6 +299,14 @@ impl DistinctCount {
 }
 
 impl Operator for DistinctCount {
+    fn save(&self) -> Vec<u64> {
+        self.aggregates.save()
+    }
+
+    fn restore(&mut self, saved: &[u64]) -> Result<()> {
+        self.aggregates.restore(saved)
+    }
+
     fn prepare(&mut self, _port: Port, batch: &DeltaBatch, cx: &mut OpCx<'_>) -> Result<bool> {
         if batch.num_rows() == 0 {
             return Ok(true);

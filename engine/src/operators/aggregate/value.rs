@@ -35,6 +35,16 @@ impl Values {
         Self { table, next, epoch_begin: next, retired: Vec::new() }
     }
 
+    /// The number that is given out next, between two epochs.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Goes on behind another run's numbers.
+    pub(crate) fn resume(&mut self, next: u64) {
+        (self.next, self.epoch_begin) = (next, next);
+    }
+
     pub(crate) fn bytes<'v>(table: &'v PointTable, handle: &'v [u8]) -> &'v [u8] {
         let length = u32::from_le_bytes(array(handle, 0)) as usize;
         if length <= INLINE_MAX {

@@ -295,6 +295,14 @@ impl WindowAggregate {
 }
 
 impl Operator for WindowAggregate {
+    fn save(&self) -> Vec<u64> {
+        self.aggregates.save()
+    }
+
+    fn restore(&mut self, saved: &[u64]) -> Result<()> {
+        self.aggregates.restore(saved)
+    }
+
     fn open(&mut self, shard: &mut Shard) -> Result<()> {
         let closed_us = self.panes.open(shard);
         self.firing.reopen(self.layout, &self.panes, closed_us);

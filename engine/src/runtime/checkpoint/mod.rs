@@ -1,0 +1,53 @@
+//! Checkpoints of a job: what it takes to go on after a crash as if there had been none.
+//!
+//! ```text
+//! core:   … epoch E ends on all nodes ─▶ cut: the shard's capture begins; positions, watermarks, numbers are noted ─▶ epoch E + 1 …
+//!                                              │ blocks, in slices                 │ prepare
+//!                                              ▼                                    ▼
+//! threads:                            writer of the core's folder              sink's thread: pieces, durable but not visible
+//!                                              └───────────────┬────────────────────┘
+//!                                                              ▼ all cores, all sinks
+//!                                     manifest, created if absent: the commit point ─▶ sinks show their pieces ─▶ the next may begin
+//! ```
+//! Every `interval`-th epoch is a checkpoint's, so that cores need no message to agree on it. A node that has ended that epoch does nothing more
+//! before all nodes of its core have, so that the core's one cut is the state of all of them at that mark; what waits for it waits in its lanes.
+//! (Chandy, Lamport, "Distributed snapshots"; aligned as in Carbone et al., "Lightweight asynchronous snapshots for distributed dataflows".)
+//!
+//! A core that has nothing more to do takes a last cut. When all cores have, the manifest says whether the input has ended: such a job is not run
+//! again. One that was stopped goes on from there.
+//!
+//! ```text
+//! DIRECTORY/.lock                 held by the process that uses it
+//!           job.json              the job's name among all jobs: sinks know their unfinished files by it
+//!           core-0/ …             a core's tables (storage's checkpoints)
+//!           v<version>-core-0.json   what the core knew besides: positions, watermarks, numbers
+//!           v<version>.json       the manifest
+//! ```
+
+mod coordinator;
+mod core;
+mod directory;
+mod manifest;
+
+use std::path::PathBuf;
+
+pub(super) use self::core::{CoreCheckpoints, NodeState};
+pub(super) use coordinator::{Coordinator, Prepared};
+pub(super) use directory::Directory;
+pub use directory::look;
+pub use manifest::Found;
+pub(super) use manifest::{CoreNote, NodeNote};
+
+/// Checkpoints that are kept of a core: the newest that counts, one that is being made, and one from before.
+pub(super) const KEPT: usize = 3;
+
+/// Where a job keeps its checkpoints, and how often it takes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// A directory of the job's own, on a device that survives what the job is to survive.
+    pub directory: PathBuf,
+    /// How long from one to the next, ms; rounded up to whole epochs. One begins only when the one before is complete.
+    pub interval_ms: u64,
+    /// What the job computes: its statements with their variables filled in. State is only taken up by a job that says the same.
+    pub definition: String,
+}

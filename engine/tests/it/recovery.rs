@@ -1,0 +1,192 @@
+//! Jobs that are killed again and again, and go on from their last checkpoint: what they have shown in the end is what a job shows that was
+//! never killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tiderace_engine::plan::{PlanOptions, plan};
+use tiderace_engine::runtime::{CheckpointOptions, Job, JobOptions, look};
+
+use crate::data::Rng;
+
+const FILES: u64 = 3;
+const KEYS: u64 = 500;
+
+/// A row of the input.
+struct Row {
+    id: u64,
+    k: String,
+    v: i64,
+    name: String,
+    second: u64,
+}
+
+fn rows(count: u64, seed: u64) -> Vec<Row> {
+    let mut random = Rng::new(seed);
+    let row = |id| {
+        let v = random.below(40) as i64 - 10;
+        let k = format!("key-{}", random.below(KEYS));
+        Row { id, k, v, name: format!("a name that is longer than a slot {}", random.below(1000)), second: id * 600 / count }
+    };
+    (0..count).map(row).collect()
+}
+
+fn time(second: u64) -> String {
+    format!("2026-03-01 10:{:02}:{:02}", second / 60, second % 60)
+}
+
+/// Row `i` in file `i % FILES`, with a line now and then that can't be read.
+fn write(rows: &[Row], folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for file in 0..FILES {
+        let mut text = String::new();
+        for row in rows.iter().filter(|row| row.id % FILES == file) {
+            let Row { id, k, v, name, second } = row;
+            writeln!(text, r#"{{"id":{id},"k":"{k}","v":{v},"name":"{name}","ts":"{}"}}"#, time(*second)).unwrap();
+            if id % 1000 == 7 {
+                text.push_str("this is no row\n");
+            }
+        }
+        fs::write(folder.join(format!("in-{file}.json")), text).unwrap();
+    }
+}
+
+fn sql(folder: &Path) -> String {
+    let path = |name: &str| format!("'connector' = 'filesystem', 'path' = '{}/{name}'", folder.display());
+    format!(
+        "CREATE TABLE t (id BIGINT, k STRING, v BIGINT, name STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '5' SECOND)
+           WITH ({}, 'format' = 'json', 'on_error' = 'dead_letter(bad)');
+         CREATE TABLE bad (origin STRING, `position` BIGINT, code STRING, message STRING, raw STRING) WITH ({}, 'format' = 'json');
+         CREATE TABLE copied (id BIGINT, v BIGINT) WITH ({}, 'format' = 'json');
+         CREATE TABLE per_key (k STRING, n BIGINT, s BIGINT, d BIGINT, longest STRING) WITH ({}, 'format' = 'changelog-json');
+         CREATE TABLE per_window (ws TIMESTAMP(3), k STRING, n BIGINT, d BIGINT) WITH ({}, 'format' = 'json');
+         INSERT INTO copied SELECT id, v FROM t WHERE v % 3 = 0;
+         INSERT INTO per_key SELECT k, count(*), sum(v), count(DISTINCT v), max(name) FROM t GROUP BY k;
+         INSERT INTO per_window SELECT window_start, k, count(*), count(DISTINCT v)
+           FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)) GROUP BY window_start, window_end, k;",
+        path("in"),
+        path("bad"),
+        path("copied"),
+        path("per_key"),
+        path("per_window"),
+    )
+}
+
+fn start(sql: &str, cores: usize, checkpoints: Option<CheckpointOptions>) -> Job {
+    let planned = plan(sql, &PlanOptions { cores, ..PlanOptions::default() }).unwrap_or_else(|e| panic!("{e}"));
+    let options = JobOptions { cores, checkpoints, pin: false, interval_ms: 5, poll_rows: 256, ..JobOptions::default() };
+    Job::start(planned.graph, options)
+}
+
+fn checkpoints(folder: &Path, sql: &str) -> CheckpointOptions {
+    CheckpointOptions { directory: folder.join("checkpoints"), interval_ms: 10, definition: sql.to_owned() }
+}
+
+/// All lines of a table's files that can be seen.
+fn lines(folder: &Path) -> Vec<Value> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let names =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| !path.file_name().unwrap().to_str().unwrap().starts_with('.'));
+    let text: String = names.map(|path| fs::read_to_string(path).unwrap()).collect();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Rows and how often they stand there.
+fn count(rows: impl Iterator<Item = (String, i64)>) -> BTreeMap<String, i64> {
+    let mut counts = BTreeMap::new();
+    rows.for_each(|(row, n)| *counts.entry(row).or_default() += n);
+    counts.retain(|_, n| *n != 0);
+    counts
+}
+
+fn text(row: &Value, columns: &[&str]) -> String {
+    columns.iter().map(|column| format!("{}|", row[*column]).replace('"', "")).collect()
+}
+
+/// What must be there, by hand.
+fn check(rows: &[Row], folder: &Path) {
+    let seen = |table: &str, columns: &[&str]| count(lines(&folder.join(table)).iter().map(|row| (text(row, columns), 1)));
+    let copied = rows.iter().filter(|row| row.v % 3 == 0).map(|row| (format!("{}|{}|", row.id, row.v), 1));
+    assert_eq!(seen("copied", &["id", "v"]), count(copied), "each row once");
+    let bad = rows.iter().filter(|row| row.id % 1000 == 7).map(|_| ("this is no row|".to_owned(), 1));
+    assert_eq!(seen("bad", &["raw"]), count(bad), "each bad line once");
+
+    let mut keys: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    let mut windows: BTreeMap<(u64, &str), Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        keys.entry(&row.k).or_default().push(row);
+        windows.entry((row.second / 10, &row.k)).or_default().push(row);
+    }
+    let distinct = |rows: &[&Row]| rows.iter().map(|row| row.v).collect::<BTreeSet<_>>().len();
+    let expected = keys.iter().map(|(k, rows)| {
+        let (sum, longest) = (rows.iter().map(|row| row.v).sum::<i64>(), rows.iter().map(|row| &row.name).max().unwrap());
+        (format!("{k}|{}|{sum}|{}|{longest}|", rows.len(), distinct(rows)), 1)
+    });
+    let changes = lines(&folder.join("per_key"));
+    let net = changes.iter().map(|line| {
+        let weight = if line["op"] == "+I" || line["op"] == "+U" { 1 } else { -1 };
+        (text(&line["data"], &["k", "n", "s", "d", "longest"]), weight)
+    });
+    assert_eq!(count(net), count(expected), "groups");
+    let expected =
+        windows.iter().map(|((window, k), rows)| (format!("{}|{k}|{}|{}|", time(window * 10), rows.len(), distinct(rows)), 1));
+    assert_eq!(seen("per_window", &["ws", "k", "n", "d"]), count(expected), "windows");
+}
+
+/// Kills a job at random moments until it comes to its end; how often, and how many of these runs went on from a checkpoint.
+fn run_to_the_end(sql: &str, folder: &Path, cores: usize, random: &mut Rng) -> (usize, usize) {
+    let (mut kills, mut resumed) = (0, 0);
+    let options = checkpoints(folder, sql);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        assert!(Instant::now() < deadline, "it comes to no end: {kills} kills, {resumed} runs went on");
+        let found = look(&options).unwrap();
+        resumed += usize::from(found.is_some());
+        let job = start(sql, cores, Some(options.clone()));
+        // Later kills leave more time, so that there is an end.
+        let until = Instant::now() + Duration::from_millis(40 + random.below(300 + kills as u64 * 40));
+        while Instant::now() < until && !job.is_finished() {
+            std::thread::yield_now();
+        }
+        if job.is_finished() {
+            job.wait().unwrap_or_else(|e| panic!("{e}"));
+            return (kills, resumed);
+        }
+        job.abort();
+        let ended = job.wait();
+        assert!(ended.is_ok(), "{ended:?}");
+        kills += 1;
+    }
+}
+
+fn killed_again_and_again(cores: usize, count: u64, seed: u64) {
+    println!("seed {seed}, {cores} cores");
+    let folder = tempfile::tempdir().unwrap();
+    let rows = rows(count, seed);
+    write(&rows, &folder.path().join("in"));
+    let sql = sql(folder.path());
+    let mut random = Rng::new(seed);
+    let (kills, resumed) = run_to_the_end(&sql, folder.path(), cores, &mut random);
+    println!("{kills} kills, {resumed} runs went on from a checkpoint");
+    check(&rows, folder.path());
+    assert!(kills >= 2 && resumed >= 1, "it was too fast to be killed");
+    // It has finished: started again it does nothing.
+    let found = look(&checkpoints(folder.path(), &sql)).unwrap().unwrap();
+    assert!(found.finished, "{found:?}");
+    start(&sql, cores, Some(checkpoints(folder.path(), &sql))).wait().unwrap();
+    check(&rows, folder.path());
+}
+
+#[test]
+fn rows_groups_and_windows_on_one_core() {
+    killed_again_and_again(1, 40_000, 1);
+}
+
+#[test]
+fn rows_groups_and_windows_on_three_cores() {
+    killed_again_and_again(3, 60_000, 2);
+}
