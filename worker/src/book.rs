@@ -13,6 +13,7 @@ const SUMMARY: &str = "\
 - [Tutorial](guide/tutorial.md)
 - [Time and lateness](guide/time.md)
 - [State that is larger than memory](guide/state.md)
+- [Checkpoints: going on after a crash](guide/checkpoints.md)
 - [SQL](guide/sql.md)
   - [Functions](reference/functions.md)
   - [Settings](reference/settings.md)

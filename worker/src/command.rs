@@ -179,6 +179,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// Where checkpoints go: started again with it, after whatever end, the job goes on from the last one [default: it begins anew]
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint_dir: Option<PathBuf>,
+
     /// When the input has ended, print what this SELECT over materialized views says (may be repeated)
     #[arg(long, value_name = "SELECT")]
     pub query: Vec<String>,

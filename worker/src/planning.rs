@@ -77,6 +77,19 @@ pub(crate) fn plan(file: &JobFile, given: &Given, cores: usize, collect_results:
     plan::plan(&file.sql, &PlanOptions { variables, secrets, config, cores, collect_results })
 }
 
+/// What a job computes, for the checkpoints that it may go on from: its statements, and what is given beside them and changes their meaning.
+pub(crate) fn definition(file: &JobFile, given: &Given) -> String {
+    let mut config = file.config.clone();
+    config.extend(given.settings.iter().map(|(key, value)| (key.clone(), value.clone())));
+    // How it runs may change from one run to the next.
+    config.retain(|key, _| {
+        !["engine.mode", "engine.tick", "engine.memory"].contains(&key.as_str())
+            && !key.starts_with("state.")
+            && !key.starts_with("checkpoint.")
+    });
+    format!("{}\n{:?}\n{config:?}", file.sql, given.variables)
+}
+
 /// Plans the job to run it. Bare queries are collected for a table at the end when the input ends by itself, and printed as they change
 /// otherwise, or when `changes` asks for it.
 pub(crate) fn plan_to_run(file: &JobFile, given: &Given, demand: &Demand, changes: bool) -> Result<JobPlan, Diagnostics> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tiderace_engine::error::{Diagnostic, Diagnostics};
 use tiderace_engine::plan::{JobPlan, ViewQuery};
 use tiderace_engine::runtime::graph::{Graph, Role};
-use tiderace_engine::runtime::{Job, JobOptions, JobProgress};
+use tiderace_engine::runtime::{CheckpointOptions, Job, JobOptions, JobProgress, look};
 use tiderace_storage::{PressureOptions, PressureWorker};
 
 use crate::app::Console;
@@ -50,6 +50,15 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
         Ok(plan) => plan,
         Err(errors) => return console.refuse(&Located::in_sql(&errors, &file), &errors),
     };
+    let checkpoints = checkpoints(arguments, &plan, &file, &given);
+    let plan = match &checkpoints {
+        // Rows that were collected before a crash would be missing in the table.
+        Some(_) if !arguments.changes && !plan.results.is_empty() => match planning::plan_to_run(&file, &given, &demand, true) {
+            Ok(plan) => plan,
+            Err(errors) => return console.refuse(&Located::in_sql(&errors, &file), &errors),
+        },
+        _ => plan,
+    };
     let queries: Result<Vec<_>, _> =
         arguments.query.iter().map(|sql| ViewQuery::plan(&plan.views, plan.settings.zone, sql)).collect();
     let queries = match queries {
@@ -65,7 +74,21 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
     if plan.graph.nodes.is_empty() {
         return Exit::Success;
     }
-    let (summary, outcome) = drive(console, &file, arguments, &demand, &plan);
+    if let Some(checkpoints) = &checkpoints {
+        match look(checkpoints) {
+            Ok(None) => {}
+            Ok(Some(found)) if found.finished => {
+                let directory = checkpoints.directory.display();
+                console.info(&format!("the job had come to its end before, by the checkpoint in {directory}: there is nothing to do (remove the directory to run it anew)"));
+            }
+            Ok(Some(found)) => {
+                let age = Duration::from_micros(u64::try_from(now_us().saturating_sub(found.time_us)).unwrap_or(0));
+                console.info(&format!("going on from checkpoint {}, {} s old", found.version, age.as_secs()));
+            }
+            Err(error) => return console.refuse_alone(error),
+        }
+    }
+    let (summary, outcome) = drive(console, &file, arguments, &demand, &plan, checkpoints);
     let exit = match outcome {
         Outcome::Drained => show_results(console, &plan, &queries),
         Outcome::Aborted(signal) => Exit::Interrupted(signal),
@@ -108,12 +131,20 @@ fn show_results(console: &Console, plan: &JobPlan, queries: &[ViewQuery]) -> Exi
 }
 
 /// Runs `plan` and shows where it is. Gives the counts up to the end, and how that came.
-fn drive(console: &Console, file: &JobFile, arguments: &RunArgs, demand: &Demand, plan: &JobPlan) -> (Summary, Outcome) {
+fn drive(
+    console: &Console,
+    file: &JobFile,
+    arguments: &RunArgs,
+    demand: &Demand,
+    plan: &JobPlan,
+    checkpoints: Option<CheckpointOptions>,
+) -> (Summary, Outcome) {
     let mut options = JobOptions {
         name: file.name.clone(),
         cores: demand.cores,
         memory_bytes: memory_bytes(arguments, plan, file),
         state_directory: arguments.state_dir.clone().or_else(|| plan.settings.state_directory.clone()),
+        checkpoints,
         io_uring: plan.settings.io_uring,
         interval_ms: plan.settings.tick.as_millis() as u64,
         max_parallelism: file.max_parallelism,
@@ -169,6 +200,13 @@ fn drive(console: &Console, file: &JobFile, arguments: &RunArgs, demand: &Demand
         }
         Err(error) => (summary(file, demand, &job.progress(), Ending::Failed), Outcome::Failed(error)),
     }
+}
+
+/// Where checkpoints go, if anywhere: the command line wins over SET and `config`.
+fn checkpoints(arguments: &RunArgs, plan: &JobPlan, file: &JobFile, given: &Given) -> Option<CheckpointOptions> {
+    let directory = arguments.checkpoint_dir.clone().or_else(|| plan.settings.checkpoint_directory.clone())?;
+    let interval_ms = u64::try_from(plan.settings.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
+    Some(CheckpointOptions { directory, interval_ms, definition: planning::definition(file, given) })
 }
 
 /// The command line wins over SET and `config`, those over the manifest's resources, those over half of what there is.

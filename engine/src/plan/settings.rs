@@ -68,6 +68,20 @@ pub const SETTINGS: &[OptionSpec] = &[
         doc: "Whether io_uring is tried for state.directory; false, and where the system refuses it: threads read and write.",
     },
     OptionSpec {
+        key: "checkpoint.directory",
+        kind: OptionType::Text,
+        default: None,
+        required: false,
+        doc: "A directory for checkpoints: after a crash, or when it is started again, the job goes on from the last one. In a cluster it is below the pod's volume unless it begins with a slash. Left out: the job begins anew at each start.",
+    },
+    OptionSpec {
+        key: "checkpoint.interval",
+        kind: OptionType::Duration,
+        default: Some("10 s"),
+        required: false,
+        doc: "How long from one checkpoint to the next, which is how much is computed again after a crash at most. 10 ms to 1 d. Sinks that show rows once show them at checkpoints.",
+    },
+    OptionSpec {
         key: "state.require_bound",
         kind: OptionType::Bool,
         default: Some("false"),
@@ -110,6 +124,10 @@ pub struct Settings {
     pub state_directory: Option<PathBuf>,
     /// `state.io_uring`.
     pub io_uring: bool,
+    /// `checkpoint.directory`.
+    pub checkpoint_directory: Option<PathBuf>,
+    /// `checkpoint.interval`.
+    pub checkpoint_interval: Duration,
     /// `engine.aggregate-phases`.
     pub phases: AggregatePhases,
     /// `source.project`.
@@ -144,6 +162,8 @@ impl Default for Settings {
             memory_bytes: None,
             state_directory: None,
             io_uring: true,
+            checkpoint_directory: None,
+            checkpoint_interval: Duration::from_secs(10),
             phases: AggregatePhases::Auto,
             projects_sources: true,
             require_bound: false,
@@ -274,10 +294,19 @@ impl Settings {
             "table.local-time-zone" => {
                 self.zone = Zone::parse(value).ok_or_else(|| wrong("a time zone such as 'Europe/Berlin' or '+02:00'"))?;
             }
-            "state.directory" => {
+            "state.directory" | "checkpoint.directory" => {
                 let is_path = !value.trim().is_empty() && !value.contains('\0');
-                self.state_directory =
-                    Some(is_path.then(|| PathBuf::from(value)).ok_or_else(|| wrong("the path of a directory"))?);
+                let path = is_path.then(|| PathBuf::from(value)).ok_or_else(|| wrong("the path of a directory"))?;
+                let directory =
+                    if spec.key == "state.directory" { &mut self.state_directory } else { &mut self.checkpoint_directory };
+                *directory = Some(path);
+            }
+            "checkpoint.interval" => {
+                let interval = parse_duration(value).ok_or_else(|| wrong("a duration such as '10 s'"))?;
+                if interval < Duration::from_millis(10) || interval > Duration::from_secs(86_400) {
+                    return Err(wrong("from 10 ms to 1 d"));
+                }
+                self.checkpoint_interval = interval;
             }
             "source.project" | "state.require_bound" | "state.io_uring" => {
                 let on = match value.to_ascii_lowercase().as_str() {
@@ -316,6 +345,8 @@ mod tests {
             "false",
             "/tmp/state",
             "false",
+            "/tmp/checkpoints",
+            "5 s",
             "true",
             "trim_pad",
             "Asia/Tokyo",

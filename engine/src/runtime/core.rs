@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 
-use super::checkpoint::{Coordinator, CoreCheckpoints, CoreNote, NodeNote, NodeState};
+use super::checkpoint::{Coordinator, CoreCheckpoints, CoreNote, NodeNote};
 use super::control::{Control, at_node};
 use super::env::Env;
 use super::exchange::{Exchange, Links};
@@ -148,13 +148,18 @@ impl Core {
             let (opened, states) = CoreCheckpoints::open(coordinator, &plan.control, id, &mut state.shard, *every)?;
             (checkpoints, found) = (Some(opened), states);
         }
-        let unknown = NodeState::default();
         let states = found.as_deref();
+        if let Some(states) = states
+            && !states.iter().map(|state| &state.name).eq(graph.nodes.iter().map(|node| &node.name))
+        {
+            return Err(Diagnostic::new(Code::CheckpointMismatch, "the checkpoint is of a job with another plan")
+                .hint("another build of Tiderace may have made it: go on with that one, or begin anew with another directory"));
+        }
         let start_us = plan.schedule.time_us(Epoch(0));
         let mut nodes = Vec::with_capacity(graph.nodes.len());
         let mut drift_index = 0;
         for (at, node) in graph.nodes.iter().enumerate() {
-            let saved = states.map(|states| states.get(at).unwrap_or(&unknown));
+            let saved = states.map(|states| &states[at]);
             let used = state.shard.used_bytes();
             let opened = match &node.role {
                 Role::Source(spec) => {

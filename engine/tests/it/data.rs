@@ -278,6 +278,18 @@ pub fn run_with(
     seed: u64,
     options: JobOptions,
 ) -> Result<(BTreeMap<String, i64>, JobReport), String> {
+    run_by(tables, inputs, sql, seed, options, |start| start().wait().map_err(|e| e.to_string()))
+}
+
+/// As [`run_with`], by whoever starts the job as often as it takes.
+pub fn run_by(
+    tables: &[Table],
+    inputs: Vec<Input>,
+    sql: &str,
+    seed: u64,
+    options: JobOptions,
+    drive: impl FnOnce(&dyn Fn() -> Job) -> Result<JobReport, String>,
+) -> Result<(BTreeMap<String, i64>, JobReport), String> {
     let (cores, job_options) = (options.cores, options);
     let mut text = String::new();
     let mut names = Vec::new();
@@ -308,8 +320,8 @@ pub fn run_with(
     let [result] = job.results.as_slice() else { return Err(format!("{} results", job.results.len())) };
     let result = result.clone();
     let env: EnvFactory = Arc::new(move |core: CoreId| Box::new(VirtualEnv::new(0, 120_000, seed, core)) as _);
-    let running = Job::start(job.graph, JobOptions { pin: false, start_us: Some(0), env: Some(env), ..job_options });
-    let report = running.wait().map_err(|e| e.to_string())?;
+    let options = JobOptions { pin: false, start_us: Some(0), env: Some(env), ..job_options };
+    let report = drive(&|| Job::start(job.graph.clone(), options.clone()))?;
     drop(names);
     let net = result.rows().map_err(|e| e.to_string())?;
     let weights = (0..net.num_rows()).map(|i| net.weights.get(i)).collect();

@@ -5,7 +5,7 @@
 use crate::data::{Rng, Table, cut, run};
 use crate::slt::batch_rows;
 
-fn table(seed: u64, noise: bool) -> Table {
+pub fn table(seed: u64, noise: bool) -> Table {
     let noise = if noise { " noise=40" } else { "" };
     let columns = [
         "k BIGINT 0..5 null=5",
@@ -67,7 +67,7 @@ fn aggregate(rng: &mut Rng) -> String {
     if rng.below(4) == 0 { format!("{call} FILTER (WHERE {})", condition(rng, 1)) } else { call }
 }
 
-fn query(rng: &mut Rng) -> String {
+pub fn query(rng: &mut Rng) -> String {
     let filter = if rng.below(2) == 0 { format!(" WHERE {}", condition(rng, 2)) } else { String::new() };
     match rng.below(5) {
         0 => format!("SELECT {} AS a, s, {} AS c FROM t{filter}", number(rng, 2), number(rng, 2)),

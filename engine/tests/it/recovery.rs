@@ -8,10 +8,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tiderace_engine::error::Code;
 use tiderace_engine::plan::{PlanOptions, plan};
 use tiderace_engine::runtime::{CheckpointOptions, Job, JobOptions, look};
 
-use crate::data::Rng;
+use crate::data::{Rng, cut, run_by};
+use crate::random::{query, table};
+use crate::slt::batch_rows;
 
 const FILES: u64 = 3;
 const KEYS: u64 = 500;
@@ -148,7 +151,7 @@ fn run_to_the_end(sql: &str, folder: &Path, cores: usize, random: &mut Rng) -> (
         resumed += usize::from(found.is_some());
         let job = start(sql, cores, Some(options.clone()));
         // Later kills leave more time, so that there is an end.
-        let until = Instant::now() + Duration::from_millis(40 + random.below(300 + kills as u64 * 40));
+        let until = Instant::now() + Duration::from_millis(100 + random.below(500 + kills as u64 * 100));
         while Instant::now() < until && !job.is_finished() {
             std::thread::yield_now();
         }
@@ -189,4 +192,156 @@ fn rows_groups_and_windows_on_one_core() {
 #[test]
 fn rows_groups_and_windows_on_three_cores() {
     killed_again_and_again(3, 60_000, 2);
+}
+
+/// Random queries, killed at random moments, against DataFusion. `TIDERACE_SEED=n` replays one, `TIDERACE_QUERIES=n` runs more.
+#[test]
+fn random_queries_that_are_killed_end_with_the_rows_of_the_batch() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let only = number("TIDERACE_SEED");
+    let count = number("TIDERACE_QUERIES").unwrap_or(25);
+    let (mut compared, mut kills, mut resumed) = (0, 0, 0);
+    for seed in only.map_or(1..count + 1, |seed| seed..seed + 1) {
+        let mut rng = Rng::new(seed * 104_729);
+        let tables = [table(seed, seed.is_multiple_of(3))];
+        let sql = query(&mut rng);
+        let Ok(expected) = batch_rows(&tables, &sql) else { continue };
+        let cores = 1 + rng.below(3) as usize;
+        let folder = tempfile::tempdir().unwrap();
+        let of = checkpoints(folder.path(), &sql);
+        // Each epoch ends with a checkpoint.
+        let options = JobOptions { cores, checkpoints: Some(of.clone()), ..JobOptions::default() };
+        let input = cut(&tables[0], &mut rng);
+        let run = run_by(&tables, vec![input], &sql, 2_000_000 + seed, options, |start| {
+            for attempt in 0.. {
+                resumed += usize::from(look(&of).unwrap().is_some());
+                let job = start();
+                let until = Instant::now() + Duration::from_micros(rng.below(10_000) * (1 + attempt / 5));
+                while Instant::now() < until && !job.is_finished() {
+                    std::thread::yield_now();
+                }
+                if job.is_finished() {
+                    return job.wait().map_err(|e| e.to_string());
+                }
+                job.abort();
+                job.wait().map_err(|e| e.to_string())?;
+                kills += 1;
+            }
+            unreachable!("the loop has no end but by a return")
+        });
+        let (got, _) = run.unwrap_or_else(|e| panic!("TIDERACE_SEED={seed} {sql}\n{e}"));
+        assert_eq!(got, expected, "TIDERACE_SEED={seed} at {cores} cores: {sql}");
+        compared += 1;
+    }
+    println!("{compared} queries, {kills} kills, {resumed} runs went on from a checkpoint");
+    assert!(only.is_some() || compared * 10 > count * 8 && resumed as u64 > compared, "{compared}, {resumed}");
+}
+
+fn refused(sql: &str, cores: usize, options: CheckpointOptions) -> (Code, String) {
+    let error = start(sql, cores, Some(options)).wait().unwrap_err();
+    (error.code, error.message)
+}
+
+#[test]
+fn a_checkpoint_is_only_taken_up_by_the_job_that_made_it() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&rows(3_000, 5), &folder.path().join("in"));
+    let sql = sql(folder.path());
+    let of = checkpoints(folder.path(), &sql);
+    let job = start(&sql, 1, Some(of.clone()));
+    // A second one on the same directory.
+    assert_eq!(refused(&sql, 1, of.clone()).0, Code::CheckpointFailed);
+    job.wait().unwrap();
+    let other = CheckpointOptions { definition: "SELECT 1".to_owned(), ..of.clone() };
+    let (code, message) = refused(&sql, 1, other);
+    assert!(code == Code::CheckpointMismatch && message.contains("statements"), "{message}");
+    let (code, message) = refused(&sql, 2, of.clone());
+    assert!(code == Code::CheckpointMismatch && message.contains("1 cores, not 2"), "{message}");
+    // A folder that is not the job's.
+    let foreign = CheckpointOptions { directory: folder.path().join("in"), ..of };
+    let (code, message) = refused(&sql, 1, foreign);
+    assert!(code == Code::CheckpointFailed && message.contains("no job put there"), "{message}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_and_nothing_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&rows(20_000, 6), &folder.path().join("in"));
+    let sql = sql(folder.path());
+    let of = checkpoints(folder.path(), &sql);
+    let job = start(&sql, 1, Some(of.clone()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while look(&of).unwrap().is_none_or(|found| found.version < 2) && !job.is_finished() {
+        assert!(Instant::now() < deadline, "no checkpoint");
+        std::thread::yield_now();
+    }
+    job.abort();
+    job.wait().unwrap();
+    let found = look(&of).unwrap().unwrap();
+    assert!(!found.finished, "it was too fast");
+    let names = fs::read_dir(&of.directory).unwrap().map(|entry| entry.unwrap().path());
+    let newest = format!("v{:020}", found.version);
+    let mut files: Vec<_> = names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&newest)).collect();
+    let data = fs::read_dir(of.directory.join("core-0")).unwrap().map(|entry| entry.unwrap().path());
+    files.extend(data.filter(|path| path.file_name().unwrap().to_str().unwrap().contains(&format!("{:020}", found.version))));
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let whole = fs::read(&file).unwrap();
+        let mut damaged = whole.clone();
+        let at = damaged.len() / 2;
+        damaged[at] ^= 0x10;
+        fs::write(&file, &damaged).unwrap();
+        let (code, message) = refused(&sql, 1, of.clone());
+        assert!(code == Code::CheckpointDamaged, "{}: {code:?} {message}", file.display());
+        fs::write(&file, &whole).unwrap();
+    }
+    start(&sql, 1, Some(of)).wait().unwrap();
+    check(&rows(20_000, 6), folder.path());
+}
+
+#[test]
+fn a_job_that_was_stopped_goes_on_when_it_is_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = rows(30_000, 7);
+    write(&rows, &folder.path().join("in"));
+    let sql = sql(folder.path());
+    let of = checkpoints(folder.path(), &sql);
+    let (mut stops, mut read) = (0, 0);
+    while look(&of).unwrap().is_none_or(|found| !found.finished) {
+        let job = start(&sql, 2, Some(of.clone()));
+        let until = Instant::now() + Duration::from_millis(60 + stops * 20);
+        while Instant::now() < until && !job.is_finished() {
+            std::thread::yield_now();
+        }
+        job.stop();
+        stops += 1;
+        let report = job.wait().unwrap();
+        read += report.progress.sources().map(|source| source.rows_in).sum::<u64>();
+    }
+    assert!(stops > 1, "it was too fast to be stopped");
+    // What a stopped job has read it has shown: nothing is read twice.
+    assert_eq!(read, 30_000 + 30);
+    check(&rows, folder.path());
+}
+
+#[test]
+fn what_cannot_go_on_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let sql = sql(folder.path());
+    let planned = plan(&sql, &PlanOptions::default()).unwrap();
+    let options = JobOptions {
+        checkpoints: Some(checkpoints(folder.path(), &sql)),
+        state_directory: Some(folder.path().join("state")),
+        ..JobOptions::default()
+    };
+    let error = Job::start(planned.graph, options).wait().unwrap_err();
+    assert_eq!(error.code, Code::CheckpointUnsupported, "{error}");
+    let partitioned = format!(
+        "CREATE TABLE out (a BIGINT, p STRING) PARTITIONED BY (p) WITH ('connector' = 'filesystem', 'path' = '{}/out', 'format' = 'json',
+           'sink.partition-commit.policy.kind' = 'success-file');
+         INSERT INTO out SELECT 1, 'x'",
+        folder.path().display()
+    );
+    let (code, message) = refused(&partitioned, 1, checkpoints(folder.path(), &partitioned));
+    assert!(code == Code::CheckpointUnsupported, "{message}");
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 use tiderace_crds::admin::{Problem, StatusReply, StopMode, WorkerState};
 use tiderace_engine::connect::Secrets;
 use tiderace_engine::error::{Code, Diagnostic};
-use tiderace_engine::runtime::{Job, JobOptions};
+use tiderace_engine::runtime::{CheckpointOptions, Job, JobOptions};
 use tiderace_storage::{PressureOptions, PressureWorker};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -329,7 +329,17 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
     let planned = Planned { plan_hash, cores: demand.cores, budget_bytes, kept: Planned::kept(&plan.graph) };
     tracing::info!(job = file.name, plan_hash = planned.plan_hash, cores = demand.cores, budget_bytes, "planned");
     drop(span);
+    let checkpoints = plan.settings.checkpoint_directory.as_ref().map(|directory| {
+        let interval_ms = u64::try_from(plan.settings.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
+        let directory = arguments.work_directory.join(directory);
+        let options = CheckpointOptions { directory, interval_ms, definition: planning::definition(file, &given) };
+        // A job that has changed begins without state.
+        options.for_revision(demand.cores, file.max_parallelism).map_err(|e| {
+            one(Diagnostic::new(Code::CheckpointFailed, format!("checkpoints below {}: {e}", arguments.work_directory.display())))
+        })
+    });
     let mut options = JobOptions {
+        checkpoints: checkpoints.transpose()?,
         name: file.name.clone(),
         cores: demand.cores,
         memory_bytes: budget_bytes,

@@ -189,6 +189,15 @@ const CASES: &[(Code, Reach)] = &[
     ),
     (Code::StateCorrupt, Elsewhere("engine/src/key/tests.rs", "Code::StateCorrupt")),
     (Code::StateUnavailable, Run("SET 'state.directory' = '/proc/state'; SELECT a FROM (VALUES (1)) AS v (a)")),
+    (Code::CheckpointMismatch, Elsewhere("engine/tests/it/recovery.rs", "Code::CheckpointMismatch")),
+    (Code::CheckpointDamaged, Elsewhere("engine/tests/it/recovery.rs", "Code::CheckpointDamaged")),
+    (Code::CheckpointFailed, Run("SET 'checkpoint.directory' = '/proc/checkpoints'; SELECT a FROM (VALUES (1)) AS v (a)")),
+    (
+        Code::CheckpointUnsupported,
+        Run(
+            "SET 'state.directory' = '${dir}/state'; SET 'checkpoint.directory' = '${dir}/c'; SELECT a FROM (VALUES (1)) AS v (a)",
+        ),
+    ),
     (
         Code::InvalidManifest,
         Cli(&["check", "-"], "apiVersion: tiderace.dev/v1alpha1\nkind: StreamingJob\nmetadata: {name: a}\nspec: {sqll: {}}\n"),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod answers;
+mod checkpoints;
 mod error_codes;
 mod full_disk;
 mod serve;

@@ -1,6 +1,7 @@
 //! What jobs have written, kept in memory.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
@@ -24,9 +25,11 @@ pub struct MemoryOutput {
 /// Changes that one core wrote in one epoch.
 #[derive(Clone, Debug)]
 pub struct Collected {
+    /// The run of the job that wrote it; 0 of one without checkpoints.
+    pub run: u64,
     /// The core.
     pub core: CoreId,
-    /// The epoch.
+    /// The epoch, counted in each run.
     pub epoch: Epoch,
     /// What it wrote, in order.
     pub changes: Changes,
@@ -35,6 +38,8 @@ pub struct Collected {
 #[derive(Debug, Default)]
 struct Heap {
     parts: Vec<Collected>,
+    /// What writers have prepared for a checkpoint, by the piece's name.
+    prepared: BTreeMap<String, Vec<Collected>>,
     rows: usize,
     /// Of the writer that was opened last.
     schema: Option<SchemaRef>,
@@ -66,14 +71,14 @@ impl MemoryOutput {
     /// A sink into this heap, without a name.
     #[must_use]
     pub fn sink(&self) -> SinkRef {
-        Arc::new(OutputSink { output: self.clone() })
+        Arc::new(OutputSink { output: self.clone(), run: AtomicU64::new(0) })
     }
 
-    /// The changes of all epochs that were ended, by epoch, then by core.
+    /// The changes of all epochs that were ended, by run and epoch, then by core. Of a job that keeps checkpoints: those that were committed.
     #[must_use]
     pub fn changes(&self) -> Vec<Collected> {
         let mut parts = lock(&self.collected).parts.clone();
-        parts.sort_by_key(|part| (part.epoch, part.core));
+        parts.sort_by_key(|part| (part.run, part.epoch, part.core));
         parts
     }
 
@@ -83,7 +88,7 @@ impl MemoryOutput {
         let mut heap = lock(&self.collected);
         heap.rows = 0;
         let mut parts = std::mem::take(&mut heap.parts);
-        parts.sort_by_key(|part| (part.epoch, part.core));
+        parts.sort_by_key(|part| (part.run, part.epoch, part.core));
         parts
     }
 
@@ -142,6 +147,18 @@ impl MemoryOutput {
     }
 }
 
+impl Heap {
+    fn add(&mut self, part: Collected, rows_max: usize) -> Result<()> {
+        self.rows += part.changes.rows.num_rows();
+        self.parts.push(part);
+        if self.rows > rows_max {
+            let message = format!("a sink in memory got more than {rows_max} rows");
+            return Err(Diagnostic::new(Code::MemoryExceeded, message));
+        }
+        Ok(())
+    }
+}
+
 fn encode(rows: &RecordBatch, columns: &[ArrayRef]) -> Result<Vec<Vec<u8>>> {
     if columns.is_empty() {
         return Ok(vec![Vec::new(); rows.num_rows()]);
@@ -163,6 +180,8 @@ fn internal(error: arrow::error::ArrowError) -> Diagnostic {
 #[derive(Debug)]
 struct OutputSink {
     output: MemoryOutput,
+    /// The run of a job that keeps checkpoints, else 0.
+    run: AtomicU64,
 }
 
 impl Sink for OutputSink {
@@ -174,36 +193,69 @@ impl Sink for OutputSink {
         Ring::Core
     }
 
+    fn begin_checkpoints(&self, _job: &str, run: u64) -> Result<bool> {
+        self.run.store(run, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn commit(&self, pieces: &[String]) -> Result<()> {
+        let mut heap = lock(&self.output.collected);
+        for piece in pieces {
+            // What is not there any more was shown by the first call.
+            for part in heap.prepared.remove(piece).unwrap_or_default() {
+                heap.add(part, self.output.rows_max)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn recover(&self, pieces: &[String]) -> Result<()> {
+        self.commit(pieces)?;
+        lock(&self.output.collected).prepared.clear();
+        Ok(())
+    }
+
     fn open(&self, init: CoreInit, schema: SchemaRef, _mode: ChangelogMode) -> Result<Box<dyn SinkWriter>> {
         lock(&self.output.collected).schema = Some(schema);
-        Ok(Box::new(OutputWriter { core: init.core, output: self.output.clone(), pending: Vec::new() }))
+        let run = self.run.load(Ordering::Relaxed);
+        Ok(Box::new(OutputWriter { run, core: init.core, output: self.output.clone(), pending: Vec::new(), pieces: 0 }))
     }
 }
 
 struct OutputWriter {
+    run: u64,
     core: CoreId,
     output: MemoryOutput,
-    /// Of the epoch that is not ended: nobody sees half of one.
+    /// Of the epoch that is not ended, or since the last checkpoint: nobody sees half of one.
     pending: Vec<Collected>,
+    /// How many it has prepared.
+    pieces: u64,
 }
 
 impl SinkWriter for OutputWriter {
     fn write(&mut self, epoch: Epoch, changes: &Changes) -> Result<()> {
         if changes.rows.num_rows() > 0 {
-            self.pending.push(Collected { core: self.core, epoch, changes: changes.clone() });
+            self.pending.push(Collected { run: self.run, core: self.core, epoch, changes: changes.clone() });
         }
         Ok(())
     }
 
     fn end_epoch(&mut self, _epoch: Epoch) -> Result<()> {
-        let mut heap = lock(&self.output.collected);
-        heap.rows += self.pending.iter().map(|part| part.changes.rows.num_rows()).sum::<usize>();
-        heap.parts.append(&mut self.pending);
-        if heap.rows > self.output.rows_max {
-            let message = format!("a sink in memory got more than {} rows", self.output.rows_max);
-            return Err(Diagnostic::new(Code::MemoryExceeded, message));
+        if self.run > 0 {
+            return Ok(());
         }
-        Ok(())
+        let mut heap = lock(&self.output.collected);
+        self.pending.drain(..).try_for_each(|part| heap.add(part, self.output.rows_max))
+    }
+
+    fn prepare(&mut self) -> Result<Vec<String>> {
+        if self.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.pieces += 1;
+        let piece = format!("{}-{}-{}-{:p}", self.run, self.core, self.pieces, self);
+        lock(&self.output.collected).prepared.insert(piece.clone(), std::mem::take(&mut self.pending));
+        Ok(vec![piece])
     }
 
     fn finish(&mut self) -> Result<()> {

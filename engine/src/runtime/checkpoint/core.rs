@@ -27,6 +27,7 @@ const VNODES_MAX: u32 = 256;
 /// What a checkpoint brings back of a node.
 #[derive(Clone, Debug, Default)]
 pub(in crate::runtime) struct NodeState {
+    pub(in crate::runtime) name: String,
     pub(in crate::runtime) watermark_us: Option<i64>,
     pub(in crate::runtime) numbers: Vec<u64>,
     pub(in crate::runtime) position: Position,
@@ -98,6 +99,7 @@ impl CoreCheckpoints {
                     return Err(damaged(directory.path(), &format!("core-{core}"), &because));
                 }
                 let state = |node: super::NodeNote| NodeState {
+                    name: node.name,
                     watermark_us: Some(node.watermark_us),
                     numbers: node.numbers,
                     position: node.position,

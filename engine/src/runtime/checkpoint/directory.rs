@@ -15,7 +15,7 @@ use crate::ids::CoreId;
 
 /// The longest manifest or note that is read.
 const FILE_BYTES_MAX: u64 = 256 << 20;
-const JOB_FILE: &str = "job.json";
+pub(super) const JOB_FILE: &str = "job.json";
 const LOCK_FILE: &str = ".lock";
 
 /// See the module. Locked as long as it lives.

@@ -29,7 +29,9 @@ mod core;
 mod directory;
 mod manifest;
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 pub(super) use self::core::{CoreCheckpoints, NodeState};
 pub(super) use coordinator::{Coordinator, Prepared};
@@ -50,4 +52,32 @@ pub struct CheckpointOptions {
     pub interval_ms: u64,
     /// What the job computes: its statements with their variables filled in. State is only taken up by a job that says the same.
     pub definition: String,
+}
+
+impl CheckpointOptions {
+    /// The same for one revision of a job, in a folder of its own below [`directory`](Self::directory): a job that changes begins anew, and one
+    /// that doesn't goes on. Removes the folders of other revisions.
+    pub fn for_revision(self, cores: usize, max_parallelism: u32) -> io::Result<Self> {
+        let revision = manifest::fingerprint(&format!("{}\n{cores} {max_parallelism}", self.definition));
+        remove_others(&self.directory, &revision)?;
+        Ok(Self { directory: self.directory.join(revision), ..self })
+    }
+}
+
+fn remove_others(directory: &Path, revision: &str) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_revision = name.len() == revision.len() && name.to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_hexdigit()));
+        if is_revision && name != revision && entry.path().join(directory::JOB_FILE).is_file() {
+            tracing::info!(folder = %entry.path().display(), "checkpoints of an earlier revision of the job are removed");
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
