@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use serde_json::Value;
 
-use super::{CoreInit, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader};
+use super::{CoreInit, Position, Ring, Source, SourceBatch, SourceEvent, SourcePoll, SourceReader};
 use crate::batch::Weights;
 use crate::error::Result;
 use crate::ids::SplitId;
@@ -45,6 +46,10 @@ impl Source for ValuesSource {
         Some(self.rows.num_rows() as u64)
     }
 
+    fn is_resumable(&self) -> bool {
+        true
+    }
+
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
         Ok(Box::new(ValuesReader { rows: (init.core.0 == 0).then(|| self.rows.clone()) }))
     }
@@ -55,6 +60,17 @@ struct ValuesReader {
 }
 
 impl SourceReader for ValuesReader {
+    fn position(&mut self, changed: &mut Vec<(u64, Value)>) {
+        changed.push((0, Value::from(self.rows.is_some())));
+    }
+
+    fn resume(&mut self, position: &Position) -> Result<()> {
+        if position.get(&0) == Some(&Value::from(false)) {
+            self.rows = None;
+        }
+        Ok(())
+    }
+
     fn poll(&mut self, _rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         if let Some(rows) = self.rows.take() {
             let split = SplitId(0);
