@@ -19,7 +19,7 @@ use super::inbox::{Inbox, LaneMark};
 use super::options::JobOptions;
 use super::progress::{CoreProgress, CoreSnapshot, NodeKind, NodeProgress};
 use super::sink::SinkStage;
-use super::source::{Polled, Resume, SourceStage};
+use super::source::{Polled, Reading, Resume, SourceStage};
 use super::state::CoreState;
 use crate::batch::DeltaBatch;
 use crate::connect::{CoreInit, Position, Rejected};
@@ -174,8 +174,8 @@ impl Core {
                         (Some(_), None) => Resume::Start,
                         (Some(_), Some(saved)) => Resume::From(saved),
                     };
-                    SourceStage::open(node, spec, init, drift, plan.schedule, options.poll_rows, &plan.control, resume)
-                        .map(Stage::Source)
+                    let reading = Reading { poll_rows: options.poll_rows, resume };
+                    SourceStage::open(node, spec, init, drift, plan.schedule, &plan.control, reading).map(Stage::Source)
                 }
                 Role::Operator(factory) => factory(id).and_then(|mut operator| {
                     if let Some(saved) = saved.filter(|saved| !saved.numbers.is_empty()) {

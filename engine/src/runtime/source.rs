@@ -97,9 +97,8 @@ impl SourceStage {
         init: CoreInit,
         drift: Option<DriftSlot>,
         schedule: TickSchedule,
-        poll_rows: usize,
         control: &Arc<Control>,
-        resume: Resume<'_>,
+        Reading { poll_rows, resume }: Reading<'_>,
     ) -> Result<Self> {
         if let Some(watermark) = &spec.watermark {
             let column = node.schema.fields().get(watermark.column).map(|field| field.data_type());
@@ -437,6 +436,15 @@ fn refuse_future(batch: DeltaBatch, spec: &WatermarkSpec, time_us: i64, rows: &m
     let rows = filter_record_batch(&batch.rows, &BooleanArray::from(fits))
         .map_err(|e| Diagnostic::new(Code::Internal, e.to_string()))?;
     Ok(DeltaBatch::new(rows, weights))
+}
+
+/// How a source is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// How many rows its reader is asked for at once.
+    pub poll_rows: usize,
+    /// Where it begins.
+    pub resume: Resume<'a>,
 }
 
 /// Where a source begins.
