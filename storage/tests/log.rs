@@ -435,3 +435,35 @@ fn a_clock_that_goes_back_makes_no_record_wait_longer() {
     (0..100).for_each(|i| log.poll(600 + i).unwrap());
     assert!(log.durable() > lsn);
 }
+
+#[test]
+fn a_log_is_opened_with_other_settings_than_it_was_written_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut expected, mut random) = (Vec::new(), 7_u64);
+    for round in 0..16_u64 {
+        let mut below = |end: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % end
+        };
+        let options = LogOptions {
+            segment_bytes: (8 << 10) << below(6),
+            pending_bytes_max: (4 << 10) << below(6),
+            commit_bytes: 512 << below(6),
+            commit_interval_us: 1 << below(12),
+            salt: below(4),
+        };
+        let log = Log::open_directory(directory.path(), options.clone(), below(2) == 0).unwrap();
+        assert!(all(&log) == expected, "round {round}: {options:?}");
+        for i in 0..40 + below(80) {
+            let payload = vec![i as u8; below(1500) as usize];
+            expected.push((log.append_or_wait(&[&payload], SOON).unwrap(), payload));
+        }
+        log.wait_for_commit(log.commit().unwrap(), SOON).unwrap();
+        if below(3) == 0 {
+            let gone = below(expected.len() as u64) as usize;
+            log.wait_for_commit(log.truncate_before(expected[gone].0).unwrap(), SOON).unwrap();
+            expected.drain(..gone);
+        }
+        assert!(all(&log) == expected, "round {round}: {options:?}");
+    }
+}
