@@ -146,7 +146,7 @@ pub struct StreamingJobSpec {
     pub seccomp: Option<Seccomp>,
 
     /// A PodTemplateSpec that is merged over the operator's: maps by key, lists of named things by name. It can't change what the operator
-    /// needs to run the job (the worker's command, ports, probes and mounts). Only in a cluster.
+    /// needs to run the job (the worker's image, command, ports, resources, and the mounts of its own volumes). Only in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "template_schema")]
     pub template: Option<serde_json::Value>,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Resource;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::Request;
@@ -16,7 +18,9 @@ use crate::certificates;
 use crate::context::Context;
 use crate::decide::{Action, Check, Decision, Job, Trouble, Worker};
 use crate::names::{self, FIELD_MANAGER, FINALIZER, JOB_LABEL, STATUS_MANAGER};
-use crate::observe::{Scene, foreign, owned_fields};
+use crate::observe::{STATEFUL_SET, Scene, foreign};
+use crate::ownership;
+use crate::reconcile::read_status;
 use crate::render::{Plan, Scale};
 
 /// Revisions whose ConfigMaps are kept besides those in use.
@@ -58,7 +62,13 @@ impl ExecuteError {
         match self {
             Self::Kube { what, error } => match &**error {
                 kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 422) => {
-                    Some(Trouble::new("ApplyFailed", format!("{what}: {}", status.message)))
+                    let is_unknown_kind = status.code == 404 && status.message.contains("page not found");
+                    let hint = if is_unknown_kind {
+                        " (the cluster has no such kind: install its definition, or don't ask for it)"
+                    } else {
+                        ""
+                    };
+                    Some(Trouble::new("ApplyFailed", format!("{what}: {}{hint}", status.message)))
                 }
                 _ => None,
             },
@@ -122,7 +132,32 @@ impl Context {
         });
         let params = PatchParams::apply(STATUS_MANAGER).force();
         let api = self.api(names::API_VERSION, "StreamingJob", &job.namespace);
-        api.patch_status(&job.name, &params, &Patch::Apply(&patch)).await.map(drop).or_else(at("writing the status"))
+        let what = "writing the status";
+        let version = match api.patch_status(&job.name, &params, &Patch::Apply(&patch)).await {
+            // As text: what was sent may be more exact than what an API server gives back.
+            Ok(written) if json!(read_status(&written)) == json!(status) => return Ok(()),
+            Ok(written) => written.metadata.resource_version,
+            Err(kube::Error::Api(refused)) if refused.code == 422 => object.metadata.resource_version.clone(),
+            Err(error) => return at(what)(error),
+        };
+        // Somebody has edited the status by hand, and owns parts that an apply doesn't take away: it is written anew as a whole.
+        tracing::warn!(job = %job.name, namespace = %job.namespace, "the status was edited by somebody else: it is replaced");
+        let path = format!("{}/{}/status", api.resource_url(), job.name);
+        let whole = json!([
+            {"op": "add", "path": "/status", "value": status},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+        ]);
+        self.json_patch(&path, &whole, what).await.map(drop)
+    }
+
+    async fn json_patch(&self, path: &str, operations: &Value, what: &str) -> Result<DynamicObject, ExecuteError> {
+        let request = axum::http::Request::patch(format!("{path}?fieldManager={FIELD_MANAGER}"))
+            .header("content-type", "application/json-patch+json")
+            .body(operations.to_string().into_bytes());
+        match request {
+            Ok(request) => self.client.request(request).await.or_else(at(what)),
+            Err(error) => at(what)(kube::Error::HttpError(error)),
+        }
     }
 
     async fn act(
@@ -337,19 +372,43 @@ impl Context {
         let mut set = plan.stateful_set(scale);
         let api = self.api("apps/v1", "StatefulSet", &job.namespace);
         let what = "writing the StatefulSet";
-        match seen {
+        let written = match seen {
             // An operator that was paused and isn't the leader any more carries an old version, and is refused.
             Some(version) => {
+                let version = match ownership::as_applied(&scene.set_fields) {
+                    Some(entries) => self.take_over(&api, &job.name, version, &entries).await?,
+                    None => version.to_owned(),
+                };
                 set["metadata"]["resourceVersion"] = json!(version);
                 let params = PatchParams::apply(FIELD_MANAGER).force();
-                api.patch(&job.name, &params, &Patch::Apply(&set)).await.map(drop).or_else(at(what))
+                api.patch(&job.name, &params, &Patch::Apply(&set)).await.or_else(at(what))?
             }
             None => {
                 let set: DynamicObject = serde_json::from_value(set).map_err(|error| ExecuteError::Refused(error.to_string()))?;
                 let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-                api.create(&params, &set).await.map(drop).or_else(at(what))
+                api.create(&params, &set).await.or_else(at(what))?
             }
-        }
+        };
+        self.remember_fields(&job.uid, STATEFUL_SET, ownership::hash(&written.metadata));
+        Ok(())
+    }
+
+    /// Makes what the operator wrote otherwise than by server-side apply part of what it applies: only then does an apply take away what the job has no
+    /// more. The new resourceVersion.
+    async fn take_over(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        seen: &str,
+        entries: &[ManagedFieldsEntry],
+    ) -> Result<String, ExecuteError> {
+        let path = format!("{}/{name}", api.resource_url());
+        let patch = json!([
+            {"op": "replace", "path": "/metadata/managedFields", "value": entries},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": seen},
+        ]);
+        let now = self.json_patch(&path, &patch, "writing whose the StatefulSet's fields are").await?;
+        Ok(now.metadata.resource_version.unwrap_or_default())
     }
 
     /// Server-side apply of an object that the job owns; refused where somebody else owns it.
@@ -359,7 +418,7 @@ impl Context {
         let api = self.api(text("/apiVersion"), kind, &job.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let written = api.patch(name, &params, &Patch::Apply(object)).await.or_else(at(format!("writing the {kind} {name}")))?;
-        self.remember_fields(&job.uid, &format!("{kind} {name}"), owned_fields(&written.metadata));
+        self.remember_fields(&job.uid, &format!("{kind} {name}"), ownership::hash(&written.metadata));
         Ok(())
     }
 
@@ -401,25 +460,37 @@ impl Context {
         }
     }
 
-    /// Has the API server judge the worker's pod without making it; what it says against it, if it does.
+    /// Has the API server judge the worker's pod and the StatefulSet without making them; what it says against one, if it does.
     async fn dry_run(&self, plan: &Plan<'_>) -> Result<Option<String>, ExecuteError> {
         let pod = plan.pod();
         if let Err(error) = serde_json::from_value::<Pod>(pod.clone()) {
             return Ok(Some(format!("spec.template makes no pod: {error}")));
         }
-        // As it was rendered, and strictly: a field that no pod has would be dropped in silence.
-        let params = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()) };
         let asking = "asking whether the namespace takes the worker's pod";
-        let mut request =
-            match Request::new(Pod::url_path(&(), Some(plan.namespace))).create(&params, pod.to_string().into_bytes()) {
-                Ok(request) => request,
-                Err(error) => return at(asking)(kube::Error::BuildRequest(error)),
-            };
+        if let Some(message) = self.dry_run_of(&Pod::url_path(&(), Some(plan.namespace)), &pod, asking).await? {
+            return Ok(Some(message));
+        }
+        // A StatefulSet is judged by other rules than its pod, and it can be written only when the worker that runs is gone.
+        let path = StatefulSet::url_path(&(), Some(plan.namespace));
+        self.dry_run_of(&path, &plan.set_for_dry_run(), "asking whether the namespace takes the StatefulSet").await
+    }
+
+    async fn dry_run_of(&self, path: &str, object: &Value, asking: &str) -> Result<Option<String>, ExecuteError> {
+        // As it was rendered, and strictly: a field that no object of its kind has would be dropped in silence.
+        let params = PostParams { dry_run: true, field_manager: Some(FIELD_MANAGER.to_owned()) };
+        let mut request = match Request::new(path).create(&params, object.to_string().into_bytes()) {
+            Ok(request) => request,
+            Err(error) => return at(asking)(kube::Error::BuildRequest(error)),
+        };
         if let Ok(uri) = format!("{}&fieldValidation=Strict", request.uri()).parse() {
             *request.uri_mut() = uri;
         }
         match self.client.request::<Value>(request).await {
             Ok(_) => Ok(None),
+            // The operator's own rights, not the job's doing.
+            Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("cannot create resource") => {
+                at(asking)(kube::Error::Api(status))
+            }
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
                 let error = ExecuteError::Kube { what: String::new(), error: Box::new(kube::Error::Api(status.clone())) };
                 if error.is_namespace_terminating() {

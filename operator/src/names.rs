@@ -64,6 +64,19 @@ pub fn headless_service(job: &str) -> String {
     format!("{job}-workers")
 }
 
+/// The pod of the first worker.
+#[must_use]
+pub fn first_pod(job: &str) -> String {
+    format!("{job}-0")
+}
+
+/// Whether a pod of that name can be one of the job's StatefulSet.
+#[must_use]
+pub fn is_worker_pod(job: &str, pod: &str) -> bool {
+    let ordinal = pod.strip_prefix(job).and_then(|rest| rest.strip_prefix('-'));
+    ordinal.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// The Service of the admin API.
 #[must_use]
 pub fn api_service(job: &str) -> String {
@@ -199,6 +212,21 @@ mod tests {
             assert_ne!(name(restarting.clone()), first, "{restarting}");
         }
         assert_ne!(revision("orders", &spec(base), "SELECT 2"), first);
+    }
+
+    #[test]
+    fn workers_are_known_by_their_names() {
+        for (pod, expected) in [
+            ("a-b-0", true),
+            ("a-b-12", true),
+            ("a-b", false),
+            ("a-b-", false),
+            ("a-b-0-debug", false),
+            ("a-b-c-0", false),
+            ("c-0", false),
+        ] {
+            assert_eq!(is_worker_pod("a-b", pod), expected, "{pod}");
+        }
     }
 
     #[test]

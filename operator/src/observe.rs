@@ -9,11 +9,12 @@ use futures::future::{join, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::Value;
 use tiderace_crds::admin::PlanCheckReply;
-use tiderace_crds::{DesiredState, MemorySize, StreamingJobStatus};
+use tiderace_crds::{DesiredState, StreamingJobStatus};
 
 use crate::cannot_run::cannot_run;
 use crate::certificates::{self, Contents};
@@ -21,8 +22,10 @@ use crate::context::{Context, StatementsVersion};
 use crate::decide::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Trouble, Worker};
 use crate::execute::OPTIONAL_KINDS;
 use crate::names::{self, EPOCH_LABEL, JOB_LABEL, RENDERED_ANNOTATION, REVISION_ANNOTATION};
+use crate::ownership;
 use crate::pod_facts;
-use crate::render::Plan;
+use crate::quantity;
+use crate::render::{Plan, RENDERER_VERSION, Scale};
 use crate::worker_client;
 
 /// How long a pod may be quiet before its events are asked, seconds.
@@ -41,7 +44,12 @@ pub struct Scene {
     pub worker: Option<worker_client::Target>,
     /// What is in the Secret with the authority, and in the worker's.
     pub secrets: (Option<Contents>, Option<Contents>),
+    /// Whose the fields of the StatefulSet are.
+    pub set_fields: Vec<ManagedFieldsEntry>,
 }
+
+/// Under which name it is remembered which fields of the StatefulSet are the operator's.
+pub(crate) const STATEFUL_SET: &str = "StatefulSet";
 
 impl Context {
     /// Reads it.
@@ -64,8 +72,21 @@ impl Context {
             Err(trouble) => (None, None, Target::Missing(trouble)),
         };
         let mut foreign = set.as_ref().and_then(|set| foreign(set, &job.uid));
-        let set = set.as_ref().map(set_facts);
-        let mut facts: Vec<PodFacts> = pods.items.iter().map(|pod| pod_facts::worker(pod, now)).collect();
+        // Somebody else's is none of the job's: nothing is ever done to it, not even when the job is deleted.
+        let set = set.filter(|_| foreign.is_none());
+        let set_fields = set.as_ref().and_then(|set| set.metadata.managed_fields.clone()).unwrap_or_default();
+        let is_changed = set.as_ref().is_some_and(|set| self.is_set_changed(job, statements.as_deref(), &set.metadata));
+        let set = set.as_ref().map(set_facts).map(|facts| SetFacts { is_changed, ..facts });
+        // Others may carry the labels: copies for debugging, pods of another job whose labels somebody changed.
+        let own = pods.items.iter().filter(|pod| names::is_worker_pod(&job.name, &pod.name_any()));
+        let mut facts: Vec<PodFacts> = own.map(|pod| pod_facts::worker(pod, now)).collect();
+        if facts.is_empty() && set.is_some() {
+            match self.unlabelled_pod(job, now).await? {
+                Some(Ok(stray)) => facts.push(stray),
+                Some(Err(trouble)) => foreign = foreign.or(Some(trouble)),
+                None => {}
+            }
+        }
         let is_steady = status.operation.is_none()
             && facts.iter().any(|p| p.is_ready)
             && matches!((&target, &status.deployed), (Target::Revision(r), Some(d)) if *r == d.revision);
@@ -78,7 +99,8 @@ impl Context {
             target = Target::Missing(trouble);
         }
         self.ask_events(namespace, job, set.as_ref(), status, &mut facts, now).await?;
-        let secrets = self.secrets(job).await?;
+        let (secrets, foreign_secret) = self.secrets(job).await?;
+        foreign = foreign.or(foreign_secret);
         let (worker, asked) = self.ask_worker(job, status, &facts, secrets.0.as_ref()).await;
         let image = job.spec.image.clone().unwrap_or_else(|| self.options.default_image.clone());
         let check = match &target {
@@ -106,11 +128,51 @@ impl Context {
             worker: asked,
             claims,
             settings_current,
-            foreign: foreign.or_else(|| self.failure(&job.uid)),
+            foreign,
+            failure: self.failure(&job.uid),
             namespace_is_terminating: self.namespace_is_terminating(&job.uid),
             token: self.leadership.token(),
         };
-        Ok(Scene { observed, statements, statements_version, worker, secrets })
+        Ok(Scene { observed, statements, statements_version, worker, secrets, set_fields })
+    }
+
+    /// Whether somebody changed a field of the StatefulSet that the operator wrote. Which fields those are doesn't depend on the revision, but for
+    /// parts that come and go with it; a change of those is seen by what was remembered.
+    fn is_set_changed(&self, job: &Job, statements: Option<&str>, metadata: &kube::core::ObjectMeta) -> bool {
+        if !self.are_fields_as_before(&job.uid, STATEFUL_SET, ownership::hash(metadata)) {
+            return true;
+        }
+        let Some(statements) = statements else { return false };
+        let revision = names::revision(&job.name, &job.spec, statements);
+        let image = job.spec.image.as_deref().unwrap_or(&self.options.default_image);
+        let plan = self.plan(job, &job.spec, statements, &revision, image);
+        let scale = Scale { epoch: 0, replicas: 1, claim_size: None, renderer_version: RENDERER_VERSION };
+        ownership::is_taken(metadata, &plan.stateful_set(scale))
+    }
+
+    /// The pod by the name of the job's first, when it isn't among those with the job's labels. One that lost them still runs, and its StatefulSet
+    /// has let it go; one that never was the job's is an error. Either way no other can take its name.
+    async fn unlabelled_pod(&self, job: &Job, now: Timestamp) -> Result<Option<Result<PodFacts, Trouble>>, kube::Error> {
+        let name = names::first_pod(&job.name);
+        let Some(pod) = Api::<Pod>::namespaced(self.client.clone(), &job.namespace).get_opt(&name).await? else {
+            return Ok(None);
+        };
+        let (labels, selector) = (pod.labels(), names::selector(&job.name));
+        let facts = pod_facts::worker(&pod, now);
+        if selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+            return Ok(Some(Ok(facts))); // made since they were listed
+        }
+        let revision = pod.annotations().get(REVISION_ANNOTATION).and_then(|revision| revision.rsplit_once('-'));
+        if revision.is_none_or(|(of, _)| of != job.name) {
+            let text = format!("the pod {name} is there and belongs to nobody the operator knows: delete it, or rename the job");
+            return Ok(Some(Err(Trouble::new("NameConflict", text))));
+        }
+        let message = format!(
+            "the pod {name} has lost the labels {}: it runs on, unknown to its StatefulSet, which can make no other of that name; put them back, or delete the pod",
+            names::selector_text(&job.name)
+        );
+        let trouble = Some(Trouble::new("NameConflict", message));
+        Ok(Some(Ok(PodFacts { is_ready: false, is_stray: true, trouble, ..facts })))
     }
 
     /// The statements, inline or from the ConfigMap that the manifest names.
@@ -246,17 +308,22 @@ impl Context {
                 pod_facts::trouble_of_events(&format!("the StatefulSet {}", job.name), &events.list(&of_set).await?.items);
             if trouble.is_some() {
                 // A pod that could not be made.
-                pods.push(PodFacts { name: format!("{}-0", job.name), epoch: status.epoch, trouble, ..PodFacts::default() });
+                pods.push(PodFacts { name: names::first_pod(&job.name), epoch: status.epoch, trouble, ..PodFacts::default() });
             }
         }
         Ok(())
     }
 
-    async fn secrets(&self, job: &Job) -> Result<(Option<Contents>, Option<Contents>), kube::Error> {
+    /// What is in the job's two Secrets; one of that name that is somebody else's is not read, and told.
+    async fn secrets(&self, job: &Job) -> Result<((Option<Contents>, Option<Contents>), Option<Trouble>), kube::Error> {
         let api = Api::<Secret>::namespaced(self.client.clone(), &job.namespace);
         let (authority, worker) = (names::authority_secret(&job.name), names::worker_secret(&job.name));
         let (authority, worker) = join(api.get_opt(&authority), api.get_opt(&worker)).await;
-        Ok((authority?.map(contents), worker?.map(contents)))
+        let (authority, worker) = (authority?, worker?);
+        let of_others = |secret: &Option<Secret>| foreign_metadata(&secret.as_ref()?.metadata, "Secret", &job.uid);
+        let trouble = of_others(&authority).or_else(|| of_others(&worker));
+        let own = |secret: Option<Secret>| secret.filter(|s| foreign_metadata(&s.metadata, "Secret", &job.uid).is_none());
+        Ok(((own(authority).map(contents), own(worker).map(contents)), trouble))
     }
 
     /// The status of the worker of the newest epoch, if one can be asked.
@@ -401,7 +468,8 @@ impl Context {
                 object["kind"].as_str().unwrap_or_default(),
                 object["metadata"]["name"].as_str().unwrap_or_default()
             );
-            current &= self.are_fields_as_before(&job.uid, &setting, owned_fields(&found.metadata));
+            current &= self.are_fields_as_before(&job.uid, &setting, ownership::hash(&found.metadata));
+            current &= !ownership::is_taken(&found.metadata, object);
             let hash = found.metadata.annotations.as_ref().and_then(|a| a.get(RENDERED_ANNOTATION));
             current &=
                 hash.map(String::as_str) == object.pointer("/metadata/annotations").and_then(|a| a[RENDERED_ANNOTATION].as_str());
@@ -429,18 +497,6 @@ impl Context {
         }
         Ok((current, None))
     }
-}
-
-/// A hash of the fields of an object that this operator's applies own. Who changes one of them, by whatever means, takes it from us.
-pub fn owned_fields(metadata: &kube::core::ObjectMeta) -> u64 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    let ours = metadata.managed_fields.iter().flatten().filter(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
-    for entry in ours {
-        entry.operation.hash(&mut hasher);
-        entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
 fn needs_check(status: &StreamingJobStatus, revision: &str, image: &str) -> bool {
@@ -488,13 +544,12 @@ fn set_facts(set: &DynamicObject) -> SetFacts {
             .and_then(Value::as_str)
             .map(ToOwned::to_owned),
         is_deleting: set.metadata.deletion_timestamp.is_some(),
+        is_changed: false,
     }
 }
 
 fn claim_facts(claim: &PersistentVolumeClaim) -> ClaimFacts {
-    let bytes = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
-        q.and_then(|q| MemorySize::parse(&q.0)).map(|m| m.bytes())
-    };
+    let bytes = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| q.and_then(|q| quantity::bytes(&q.0));
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
     let status = claim.status.as_ref();
     let trouble = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find_map(|c| {

@@ -32,6 +32,7 @@ pub fn worker(pod: &Pod, now: Timestamp) -> PodFacts {
         epoch: pod.labels().get(EPOCH_LABEL).and_then(|e| e.parse().ok()).unwrap_or_default(),
         is_ready: !is_deleting && status.is_some_and(has_ready),
         is_deleting,
+        is_stray: false,
         is_running,
         restarts: container.map_or(0, |c| c.restart_count),
         last_end: container.and_then(last_words),

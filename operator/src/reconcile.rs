@@ -1,8 +1,10 @@
 //! One pass over one object: read, decide, act.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::Action as Requeue;
@@ -14,15 +16,20 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::context::{Context, Glance, StatementsVersion};
-use crate::decide::{Action, EARLY, Job, POLL_EARLY_MS, POLL_MS, Worker, decide, is_true};
+use crate::decide::{Action, EARLY, Job, POLL_EARLY_MS, POLL_MS, Worker, after, decide, is_true};
 use crate::execute::ExecuteError;
 use crate::names::{self, FINALIZER, STATUS_MANAGER};
 
 /// The longest wait after a pass that failed.
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(300);
+/// The same where the API server refused what the job asks for: somebody mends that, and wants to see it.
+const REFUSED_WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// How long a pass waits that found that this process doesn't lead just now.
 const NOT_LEADING_WAIT: Duration = crate::election::RETRY;
+
+/// The types of conditions that this operator writes.
+const CONDITIONS: [&str; 5] = ["Ready", "Stalled", "Reconciling", "Running", "PlanValid"];
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +40,9 @@ pub enum ReconcileError {
     /// Acting.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
+    /// A mistake of this program's: one job's pass ended by it, and no other's.
+    #[error("a mistake in the operator, please report it: {0}")]
+    Panicked(String),
 }
 
 impl ReconcileError {
@@ -41,6 +51,7 @@ impl ReconcileError {
             Self::Observe(_) => "observe",
             Self::Execute(error) if error.is_conflict() => "conflict",
             Self::Execute(_) => "execute",
+            Self::Panicked(_) => "panic",
         }
     }
 }
@@ -58,9 +69,15 @@ fn job_of(object: &DynamicObject) -> Result<(Job, StreamingJobStatus), String> {
         restart_nonce: object.annotations().get(tiderace_crds::RESTART_ANNOTATION).cloned(),
         spec,
     };
-    // A status that can't be read was not written by an operator; begin anew rather than not at all.
-    let status = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
-    Ok((job, status))
+    Ok((job, read_status(object)))
+}
+
+/// The status, with the conditions that are the operator's: others may add theirs. One that can't be read was not written by an operator; begin anew
+/// rather than not at all.
+pub fn read_status(object: &DynamicObject) -> StreamingJobStatus {
+    let mut status: StreamingJobStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+    status.conditions.retain(|condition| CONDITIONS.contains(&condition.type_.as_str()));
+    status
 }
 
 /// A pass over a job.
@@ -83,7 +100,8 @@ pub async fn reconcile_job(trigger: Arc<DynamicObject>, context: Arc<Context>) -
         // A thousand of these a minute say nothing that a collector should keep.
         Some(requeue) => Ok(requeue),
         None => {
-            let result = pass(&trigger, &context).instrument(span.clone()).await;
+            let result = AssertUnwindSafe(pass(&trigger, &context)).catch_unwind().instrument(span.clone()).await;
+            let result = result.unwrap_or_else(|cause| Err(ReconcileError::Panicked(panic_text(cause.as_ref()))));
             if let Err(error) = &result {
                 span.record("error", tracing::field::display(error));
             }
@@ -92,6 +110,12 @@ pub async fn reconcile_job(trigger: Arc<DynamicObject>, context: Arc<Context>) -
     };
     context.metrics.end("StreamingJob", start.elapsed().as_secs_f64(), result.as_ref().err().map(ReconcileError::label));
     result
+}
+
+/// What a panic said. Nothing that passes share is left half written by one: each takes its locks for a statement or two.
+fn panic_text(cause: &(dyn std::any::Any + Send)) -> String {
+    let text = cause.downcast_ref::<&str>().copied().map(ToOwned::to_owned).or_else(|| cause.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
 /// A look at a job that runs and of which nothing is reported; `None` where a whole pass is needed.
@@ -139,11 +163,13 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
     tell_span(&job, &before, &decision.status);
     let span = tracing::info_span!("execute", actions = decision.actions.len());
     let result = context.execute(&job, &object, &before, &scene, &decision).instrument(span).await;
+    let mut mended = false;
     match &result {
         Ok(()) => {
-            // What was refused is shown until an action goes well, not until there is none.
-            if !decision.actions.is_empty() || scene.observed.foreign.as_ref().is_some_and(|t| t.reason == "ApplyFailed") {
+            // What is refused is decided again by each pass: one that goes well has mended it. Its status was written before that.
+            if scene.observed.failure.is_some() {
                 context.remember_failure(&uid, None);
+                mended = true;
             }
             context.clear_errors(&uid);
         }
@@ -170,13 +196,14 @@ async fn pass(trigger: &DynamicObject, context: &Context) -> Result<Requeue, Rec
         && let (Some(worker), Worker::Status(said)) = (&scene.worker, &scene.observed.worker)
         && said.state == WorkerState::Running
     {
-        let early_until = decision.status.deployed.as_ref().map_or(Timestamp::MIN, |deployed| deployed.at.0 + EARLY);
+        let early_until =
+            decision.status.deployed.as_ref().map_or(Timestamp::MIN, |deployed| after(deployed.at.0, EARLY.as_secs()));
         let glance = Glance { worker: worker.address, early_until, statements: scene.statements_version.clone() };
         context.set_quiet(&key, changes, glance);
     }
     let mut wait_ms = decision.requeue_ms;
-    if decision.actions.contains(&Action::StartCheck) && context.has_remembered_check(&uid) {
-        // A worker or a planner has planned at once: no watch tells.
+    if mended || decision.actions.contains(&Action::StartCheck) && context.has_remembered_check(&uid) {
+        // The status still says what is mended; or a worker or a planner has planned at once. No watch tells.
         wait_ms = 0;
     }
     Ok(Requeue::requeue(Duration::from_millis(wait_ms.max(50))))
@@ -251,7 +278,8 @@ pub fn after_error(object: Arc<DynamicObject>, error: &ReconcileError, context: 
     let failures = context.count_error(&object.meta().uid.clone().unwrap_or_default());
     let wait = Duration::from_secs(1) * (1 << failures.saturating_sub(1).min(9));
     tracing::warn!(job = %object.name_any(), namespace = %object.namespace().unwrap_or_default(), %error, failures, "the pass failed");
-    Requeue::requeue(wait.min(ERROR_WAIT_MAX))
+    let is_refused = matches!(error, ReconcileError::Execute(error) if error.trouble().is_some());
+    Requeue::requeue(wait.min(if is_refused { REFUSED_WAIT_MAX } else { ERROR_WAIT_MAX }))
 }
 
 /// A pass over a snapshot: none can be taken yet, and it says so.

@@ -65,6 +65,8 @@ pub struct SetFacts {
     pub epoch: u64,
     /// The revision of its template.
     pub revision: String,
+    /// Whether somebody else changed what the operator wrote.
+    pub is_changed: bool,
     /// What its claims ask for.
     pub claim_size: Option<String>,
     /// Whether it is being deleted.
@@ -84,6 +86,8 @@ pub struct PodFacts {
     pub is_ready: bool,
     /// Whether it is being deleted.
     pub is_deleting: bool,
+    /// Whether no StatefulSet takes it away: it lost its labels.
+    pub is_stray: bool,
     /// Whether its worker's container runs.
     pub is_running: bool,
     /// How often that container was started anew.
@@ -111,6 +115,14 @@ pub struct ClaimFacts {
     pub capacity_bytes: Option<u64>,
     /// Why it doesn't grow, if the storage says so.
     pub trouble: Option<String>,
+}
+
+impl ClaimFacts {
+    /// Whether it can be asked for more, and has not been yet: a claim that isn't bound can't change.
+    #[must_use]
+    pub fn must_grow_to(&self, bytes: u64) -> bool {
+        self.capacity_bytes.is_some() && self.requested_bytes < bytes
+    }
 }
 
 /// How the check of the target's plan stands.
@@ -162,6 +174,8 @@ pub struct Observed {
     pub settings_current: bool,
     /// Whether something that the job would own is there and owned by somebody else.
     pub foreign: Option<Trouble>,
+    /// What the API server refused when the last pass acted, if it did: it is tried again, and said until it goes well.
+    pub failure: Option<Trouble>,
     /// Whether the API server takes new objects in this namespace.
     pub namespace_is_terminating: bool,
     /// How often the leader's lease has changed hands.

@@ -29,7 +29,7 @@ pub use facts::{Check, ClaimFacts, Job, Observed, PodFacts, SetFacts, Target, Tr
 use verdict::Verdict;
 pub use verdict::problems_text;
 
-use crate::names;
+use crate::{names, quantity};
 
 /// How long a running job's worker is left alone between two looks, milliseconds.
 pub const POLL_MS: u64 = 15_000;
@@ -112,6 +112,8 @@ impl Pass<'_> {
         self.count_failures();
         let verdict = self.validate();
         if self.observed.foreign.is_some() {
+            // Nothing is written by a name that is somebody else's: not even what a check needs.
+            self.actions.retain(|action| *action != Action::StartCheck);
             self.look_again(MISSING_MS);
         } else if self.status.operation.is_some() {
             self.advance(&verdict);
@@ -127,6 +129,10 @@ impl Pass<'_> {
     fn count_pods(&mut self) {
         let there: Vec<_> = self.observed.pods.iter().filter(|p| !p.is_deleting).collect();
         self.status.observed_generation = Some(self.job.generation);
+        if let Some(set) = self.observed.set.as_ref().filter(|_| self.status.deployed.is_none()) {
+            // The status was lost. No epoch is given twice, and the worker of the last one is drained before another starts.
+            self.status.epoch = self.status.epoch.max(set.epoch);
+        }
         self.status.replicas = i32::try_from(there.len()).unwrap_or(i32::MAX);
         self.status.ready_replicas = i32::try_from(there.iter().filter(|p| p.is_ready).count()).unwrap_or(i32::MAX);
         self.status.selector = Some(names::selector_text(&self.job.name));
@@ -276,7 +282,11 @@ impl Pass<'_> {
             return self.advance(verdict);
         }
         let is_right = self.observed.set.as_ref().is_some_and(|set| {
-            set.replicas == 1 && set.epoch == deployed.epoch && set.revision == deployed.revision && !set.is_deleting
+            set.replicas == 1
+                && set.epoch == deployed.epoch
+                && set.revision == deployed.revision
+                && !set.is_deleting
+                && !set.is_changed
         });
         if !is_right {
             // Somebody changed or deleted the StatefulSet. The epoch stays: names of pods keep a second worker from starting.
@@ -315,7 +325,7 @@ impl Pass<'_> {
             return true;
         }
         if let Some(limit) = self.job.spec.active_deadline_seconds {
-            let deadline = deployed.started_at.0 + SignedDuration::from_secs(i64::from(limit));
+            let deadline = after(deployed.started_at.0, i64::from(limit));
             if self.now >= deadline {
                 let message = format!("the job ran for activeDeadlineSeconds ({limit} s) and had not finished");
                 self.end(OutcomeKind::Failed, "DeadlineExceeded", message);
@@ -334,7 +344,7 @@ impl Pass<'_> {
 
     fn expire(&mut self, kind: OutcomeKind, at: Timestamp) {
         let Some(ttl) = self.job.spec.ttl_seconds_after_finished.filter(|_| kind == OutcomeKind::Finished) else { return };
-        let end = at + SignedDuration::from_secs(i64::from(ttl));
+        let end = after(at, i64::from(ttl));
         if self.now >= end {
             self.actions.push(Action::DeleteJob);
             self.look_again(LOOK_AGAIN_MS);
@@ -345,8 +355,10 @@ impl Pass<'_> {
 
     fn must_grow(&self) -> bool {
         let Some(storage) = &self.job.spec.storage else { return false };
-        let has = self.observed.set.as_ref().and_then(|set| set.claim_size.as_deref()).and_then(tiderace_crds::MemorySize::parse);
-        has.is_some_and(|has| has.bytes() < storage.size.bytes())
+        let wanted = storage.size.bytes();
+        let has = self.observed.set.as_ref().and_then(|set| set.claim_size.as_deref()).and_then(quantity::bytes);
+        // A volume that an earlier job of the name left may be smaller than what the StatefulSet would make.
+        has.is_some_and(|has| has < wanted) || self.observed.claims.iter().any(|claim| claim.must_grow_to(wanted))
     }
 
     fn keep_settings(&mut self, verdict: &Verdict) {
@@ -462,6 +474,11 @@ pub fn starts_workers(kind: OperationKind) -> bool {
         | OperationKind::Resume => true,
         OperationKind::Suspend | OperationKind::Finish | OperationKind::ResizeVolumes | OperationKind::Delete => false,
     }
+}
+
+/// `seconds` after `at`, or the end of time: a status may have been edited by hand, and nothing in it may end the process.
+pub fn after(at: Timestamp, seconds: i64) -> Timestamp {
+    at.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 fn forget_old(restarts: &mut Restarts, window_seconds: u32, now: Timestamp) {

@@ -1,12 +1,12 @@
 //! Steps that bring workers up.
 
-use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tiderace_crds::admin::WorkerState;
-use tiderace_crds::{Deployed, MemorySize, Operation, OperationKind, Restarts, Rollback, Step};
+use tiderace_crds::{Deployed, Operation, OperationKind, Restarts, Rollback, Step};
 
 use super::verdict::Verdict;
-use super::{ASK_AGAIN_MS, Action, Happening, LOOK_AGAIN_MS, MISSING_MS, Pass, PodFacts, Worker};
+use super::{ASK_AGAIN_MS, Action, Happening, LOOK_AGAIN_MS, MISSING_MS, Pass, PodFacts, Worker, after};
+use crate::quantity;
 use crate::render::RENDERER_VERSION;
 
 impl Pass<'_> {
@@ -92,7 +92,11 @@ impl Pass<'_> {
         }
         let set = self.observed.set.as_ref();
         let is_right = set.is_some_and(|set| {
-            set.epoch == operation.to_epoch && set.revision == revision && set.replicas == 1 && !set.is_deleting
+            set.epoch == operation.to_epoch
+                && set.revision == revision
+                && set.replicas == 1
+                && !set.is_deleting
+                && !set.is_changed
         });
         if !is_right {
             if set.is_none_or(|set| !set.is_deleting) {
@@ -196,7 +200,7 @@ impl Pass<'_> {
             return self.advance(verdict);
         }
         if may_roll_back && age <= i64::from(limit) {
-            self.look_again_at(operation.started_at.0 + SignedDuration::from_secs(i64::from(limit) + 1));
+            self.look_again_at(after(operation.started_at.0, i64::from(limit) + 1));
         }
         self.look_again_patiently(if pod.is_some_and(|p| p.is_running) { ASK_AGAIN_MS } else { LOOK_AGAIN_MS });
     }
@@ -230,7 +234,7 @@ impl Pass<'_> {
         // The kubelet made the first restart at once; each one after that waits twice as long.
         let doublings = restarts.window_count.saturating_sub(2).min(20);
         let seconds = (u64::from(policy.initial_backoff_seconds) << doublings).min(u64::from(policy.max_backoff_seconds));
-        restarts.backoff_until = Some(Time(self.now + SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(3600))));
+        restarts.backoff_until = Some(Time(after(self.now, i64::try_from(seconds).unwrap_or(3600))));
     }
 
     /// The step BackingOff.
@@ -255,11 +259,10 @@ impl Pass<'_> {
             return self.consider(verdict);
         }
         let Some(wanted) = self.job.spec.storage.as_ref().map(|s| s.size.bytes()) else { return self.done() };
-        for claim in self.observed.claims.iter().filter(|c| c.requested_bytes < wanted) {
+        for claim in self.observed.claims.iter().filter(|c| c.must_grow_to(wanted)) {
             self.actions.push(Action::GrowClaim { name: claim.name.clone() });
         }
-        let is_grown =
-            self.observed.claims.iter().all(|c| c.requested_bytes >= wanted && c.capacity_bytes.is_none_or(|has| has >= wanted));
+        let is_grown = self.observed.claims.iter().all(|c| c.capacity_bytes.is_none_or(|has| has >= wanted));
         if is_grown {
             self.step(Step::RecreatingStatefulSet);
             let operation = self.status.operation.clone().unwrap_or_else(|| operation.clone());
@@ -274,7 +277,7 @@ impl Pass<'_> {
         let wanted = self.job.spec.storage.as_ref().map_or(0, |s| s.size.bytes());
         match &self.observed.set {
             Some(set) if set.is_deleting => {}
-            Some(set) if set.claim_size.as_deref().and_then(MemorySize::parse).is_some_and(|has| has.bytes() < wanted) => {
+            Some(set) if set.claim_size.as_deref().and_then(quantity::bytes).is_some_and(|has| has < wanted) => {
                 self.actions.push(Action::OrphanSet { uid: set.uid.clone() });
             }
             Some(_) => {

@@ -7,7 +7,7 @@ use tiderace_crds::{Operation, OperationKind, Retention, Step};
 use super::verdict::Verdict;
 use super::{
     ASK_AGAIN_MS, Action, DELETION_GRACE_SECONDS, DRAIN_SECONDS, Happening, LOOK_AGAIN_MS, Pass, UNREACHABLE_SECONDS, Worker,
-    starts_workers,
+    after, starts_workers,
 };
 
 impl Pass<'_> {
@@ -72,8 +72,9 @@ impl Pass<'_> {
     }
 
     fn scale_down(&mut self) {
-        if self.observed.set.is_none() && self.observed.pods.iter().any(|pod| !pod.is_deleting) {
-            // Somebody deleted the StatefulSet and left its pods.
+        let is_alone = self.observed.set.is_none() && self.observed.foreign.is_none();
+        if self.observed.pods.iter().any(|pod| !pod.is_deleting && (is_alone || pod.is_stray)) {
+            // Somebody deleted the StatefulSet and left its pods, or took their labels off.
             self.actions.push(Action::DeletePods);
         }
         if let Some(set) = self.observed.set.as_ref().filter(|set| set.replicas > 0 && !set.is_deleting) {
@@ -85,8 +86,8 @@ impl Pass<'_> {
     pub(super) fn delete(&mut self) {
         let Some(deleted_at) = self.job.deleted_at else { return };
         let timeout = self.job.spec.deletion.clone().unwrap_or_default().timeout_seconds;
-        let deadline = deleted_at + SignedDuration::from_secs(i64::from(timeout));
-        let last = deadline + SignedDuration::from_secs(DELETION_GRACE_SECONDS);
+        let deadline = after(deleted_at, i64::from(timeout));
+        let last = after(deadline, DELETION_GRACE_SECONDS);
         if self.status.operation.as_ref().is_none_or(|o| o.kind != OperationKind::Delete) {
             self.begin(OperationKind::Delete, Step::Draining, "the job was deleted");
         }

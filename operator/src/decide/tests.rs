@@ -110,6 +110,7 @@ impl World {
             claims: self.claims.clone(),
             settings_current: self.settings_current,
             foreign: None,
+            failure: None,
             namespace_is_terminating: false,
             token: 1,
         }
@@ -181,6 +182,7 @@ impl World {
                     revision: revision.clone(),
                     claim_size,
                     is_deleting: false,
+                    is_changed: false,
                 });
             }
             Action::ScaleDown { seen } => {
@@ -714,6 +716,25 @@ fn a_volume_grows_around_its_pod() {
     assert_ne!(world.set.as_ref().unwrap().uid, set);
     assert_eq!((world.pods[0].uid.as_str(), world.status.epoch), (pod.as_str(), 1));
     assert_eq!(world.told("VolumeResized"), 1);
+}
+
+#[test]
+fn a_volume_that_an_earlier_job_left_grows_to_what_is_asked_for() {
+    let claim = |capacity: Option<u64>| ClaimFacts {
+        name: "work-orders-0".into(),
+        requested_bytes: 1 << 30,
+        capacity_bytes: capacity,
+        trouble: None,
+    };
+    let mut world = World::new(json!({"storage": {"size": "2Gi"}}));
+    world.claims.push(claim(Some(1 << 30)));
+    // One that isn't bound can't be changed, and holds nothing up.
+    world.claims.push(ClaimFacts { name: "work-orders-1".into(), ..claim(None) });
+    world.settle();
+    world.expect(Phase::Running, "True", "Running");
+    assert_eq!(world.claims[0].requested_bytes, 2 << 30);
+    assert_eq!(world.claims[1].requested_bytes, 1 << 30);
+    assert_eq!((world.told("VolumeResized"), world.status.epoch), (1, 1));
 }
 
 // === deletion

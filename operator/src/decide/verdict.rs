@@ -125,6 +125,9 @@ impl Pass<'_> {
         if let Some(pod) = self.observed.pods.iter().find(|p| p.is_deleting && p.trouble.is_some()) {
             return pod.trouble.clone();
         }
+        if let Some(failure) = &self.observed.failure {
+            return Some(failure.clone());
+        }
         if self.job.deleted_at.is_some() {
             return None;
         }

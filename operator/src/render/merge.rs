@@ -7,7 +7,7 @@ const DEPTH_MAX: usize = 32;
 
 /// `over` laid on `base`: maps by key, lists whose items all have a `name` by that name, every other value replaced; `null` removes.
 ///
-/// Items of named lists keep the order of `base`, new ones follow in the order of `over`.
+/// Items of named lists keep the order of `base`, new ones follow in the order of `over`; an empty list over a named one adds nothing.
 #[must_use]
 pub fn merge(base: Value, over: &Value) -> Value {
     merge_to(base, over, 0)
@@ -29,7 +29,7 @@ fn merge_to(base: Value, over: &Value, depth: usize) -> Value {
             }
             Value::Object(map)
         }
-        (Value::Array(items), Value::Array(changes)) if is_named(&items) && is_named(changes) => {
+        (Value::Array(items), Value::Array(changes)) if is_named(&items) && (is_named(changes) || changes.is_empty()) => {
             let mut items = items;
             for change in changes {
                 let name = &change["name"];
@@ -64,6 +64,12 @@ mod tests {
             merge(base, &over),
             json!({"a": 1, "b": {"d": 2}, "list": [{"name": "x", "v": 1, "w": 2}, {"name": "y"}, {"name": "z"}], "plain": [3]})
         );
+    }
+
+    #[test]
+    fn an_empty_list_takes_nothing_away() {
+        let base = json!({"env": [{"name": "A"}], "plain": [1]});
+        assert_eq!(merge(base, &json!({"env": [], "plain": []})), json!({"env": [{"name": "A"}], "plain": []}));
     }
 
     #[test]

@@ -186,6 +186,14 @@ impl Plan<'_> {
         pod
     }
 
+    /// The StatefulSet by a name that nobody has, for a dry run: it is judged by other rules than its pod.
+    #[must_use]
+    pub fn set_for_dry_run(&self) -> Value {
+        let mut set = self.stateful_set(Scale { epoch: 0, replicas: 1, claim_size: None, renderer_version: RENDERER_VERSION });
+        set["metadata"]["name"] = json!(format!("{}-dry-run", self.job));
+        set
+    }
+
     /// The Job that plans the revision by its own image.
     #[must_use]
     pub fn check_job(&self) -> Value {
@@ -389,6 +397,15 @@ mod tests {
     }
 
     #[test]
+    fn empty_lists_take_nothing_away() {
+        let empty = json!({"spec": {"volumes": [], "containers": [{"name": "worker", "env": [], "volumeMounts": []}]}});
+        let with = spec(json!({"sql": {"inline": "SELECT 1"}, "template": empty}));
+        let without = spec(json!({"sql": {"inline": "SELECT 1"}}));
+        let pod = |spec: &StreamingJobSpec| plan(spec).stateful_set(scale())["spec"]["template"].clone();
+        assert_eq!(pod(&with), pod(&without));
+    }
+
+    #[test]
     fn a_template_can_not_take_away_what_a_worker_needs() {
         for (template, word) in [
             (json!({"spec": {"containers": [{"name": "worker", "args": ["sleep"]}]}}), "args"),
@@ -402,6 +419,14 @@ mod tests {
             ),
             (json!({"spec": {"restartPolicy": "Never"}}), "restartPolicy"),
             (json!({"metadata": {"labels": {"tiderace.dev/job": "other"}}}), "tiderace.dev/job"),
+            (json!({"metadata": {"labels": null}}), "metadata.labels"),
+            (json!({"spec": null}), "spec away"),
+            (json!({"spec": {"containers": [{"name": "worker", "env": null}]}}), "env"),
+            (json!({"spec": {"containers": [{"name": "worker", "volumeMounts": null}]}}), "volumeMounts"),
+            (
+                json!({"spec": {"containers": [{"name": "worker", "volumeMounts": [{"name": "tls", "mountPath": "/x"}]}]}}),
+                "volume tls",
+            ),
         ] {
             let spec = spec(json!({"sql": {"inline": "SELECT 1"}, "template": template}));
             let error = plan(&spec).config_map().unwrap_err();

@@ -25,6 +25,8 @@ const USER: u32 = 65532;
 
 /// What every pod of a job may not be changed in by a template.
 const OWNED_CONTAINER_FIELDS: [&str; 5] = ["command", "args", "image", "ports", "resources"];
+/// Volumes that are the operator's, and their mounts in the worker.
+const OWNED_VOLUMES: [&str; 4] = ["job", "tls", WORK_VOLUME, "secrets"];
 
 /// The pod template for `epoch`, the user's template laid over it.
 #[must_use]
@@ -128,7 +130,8 @@ pub(super) fn check_template(plan: &Plan<'_>) -> Value {
         "name": "check",
         "image": plan.image,
         "args": ["check", "--format", "json", "--termination-log", "/dev/termination-log", JOB_DIRECTORY],
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        // With a limit of CPU: a namespace with a quota of it takes no pod without.
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
         "volumeMounts": [
             {"name": "job", "mountPath": JOB_DIRECTORY, "readOnly": true},
             {"name": "tmp", "mountPath": "/tmp"},
@@ -179,6 +182,14 @@ pub(super) fn check_labels(job: &str) -> Value {
 pub(super) fn forbidden(template: &Value) -> Option<String> {
     let refuse =
         |field: &str| Some(format!("spec.template may not set {field}: the operator does, from other fields of the job"));
+    for part in ["/metadata", "/metadata/labels", "/spec", "/spec/containers", "/spec/volumes"] {
+        if template.pointer(part).is_some_and(Value::is_null) {
+            return Some(format!(
+                "spec.template may not take {} away: a worker needs what the operator puts there",
+                part[1..].replace('/', ".")
+            ));
+        }
+    }
     if let Some(labels) = template.pointer("/metadata/labels").and_then(Value::as_object) {
         for label in [JOB_LABEL, EPOCH_LABEL, names::MANAGED_BY_LABEL, "app.kubernetes.io/name"] {
             if labels.contains_key(label) {
@@ -191,7 +202,7 @@ pub(super) fn forbidden(template: &Value) -> Option<String> {
             return refuse(&format!("spec.{field}"));
         }
     }
-    for (list, owned) in [("containers", [WORKER_CONTAINER].as_slice()), ("volumes", &["job", "tls", WORK_VOLUME, "secrets"])] {
+    for (list, owned) in [("containers", [WORKER_CONTAINER].as_slice()), ("volumes", &OWNED_VOLUMES)] {
         let Some(value) = template.pointer(&format!("/spec/{list}")).filter(|v| !v.is_null()) else { continue };
         let Some(items) = value.as_array() else { return Some(format!("spec.template.spec.{list} must be a list")) };
         for item in items {
@@ -207,9 +218,17 @@ pub(super) fn forbidden(template: &Value) -> Option<String> {
             if let Some(field) = OWNED_CONTAINER_FIELDS.iter().find(|field| item.get(**field).is_some()) {
                 return refuse(&format!("{field} of the container {name}"));
             }
+            if let Some(field) = ["env", "volumeMounts"].iter().find(|field| item.get(**field).is_some_and(Value::is_null)) {
+                return Some(format!("spec.template may not take {field} of the container {name} away: the operator needs it"));
+            }
             let mounts = item["volumeMounts"].as_array().cloned().unwrap_or_default();
             if mounts.iter().any(|mount| mount["name"].is_null()) {
                 return Some("spec.template: every volumeMount must have a name".to_owned());
+            }
+            if let Some(mount) =
+                mounts.iter().filter_map(|mount| mount["name"].as_str()).find(|name| OWNED_VOLUMES.contains(name))
+            {
+                return refuse(&format!("the mount of the volume {mount} in the container {name}"));
             }
             let variables = item["env"].as_array().cloned().unwrap_or_default();
             if variables.iter().any(|variable| variable["name"] == EPOCH_VARIABLE) {

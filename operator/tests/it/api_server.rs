@@ -38,6 +38,8 @@ pub struct State {
     pub plan_is_good: bool,
     /// The pods' worker.
     pub worker: &'static str,
+    /// Fields of a status that somebody has edited, and which an apply leaves as they are.
+    pub edited: Value,
     version: u64,
     pub epochs: Vec<u64>,
 }
@@ -54,6 +56,7 @@ impl ApiServer {
             asked: Vec::new(),
             plan_is_good: true,
             worker: "Running",
+            edited: Value::Null,
             version: 0,
             epochs: Vec::new(),
         };
@@ -62,6 +65,11 @@ impl ApiServer {
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// After a panic of who had locked it.
+    pub fn forgive(&self) {
+        self.0.clear_poison();
     }
 
     pub fn client(&self) -> Client {
@@ -166,7 +174,10 @@ impl ApiServer {
             Fault::DiesAfter(k) if call > *k => return None,
             Fault::Answers(k, code) if call == *k => return Some((*code, status(*code, "made to fail"))),
             Fault::Always(resource, verb, code) if *resource == asked.resource && *verb == asked.verb => {
-                return Some((*code, status(*code, &format!("{resource} is forbidden"))));
+                return Some((
+                    *code,
+                    status(*code, &format!("{resource} is forbidden: User \"operator\" cannot create resource")),
+                ));
             }
             _ => {}
         }
@@ -279,7 +290,31 @@ impl State {
         json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": self.version.to_string()}, "items": items})
     }
 
+    /// Operations of a JSON patch: those that the operator uses, on whole fields.
+    fn json_patch(&mut self, key: &Key, operations: &Value, is_status: bool) -> (u16, Value) {
+        let Some(mut object) = self.objects.get(key).cloned() else { return (404, status(404, "not found")) };
+        for operation in operations.as_array().unwrap() {
+            let value = operation["value"].clone();
+            match operation["path"].as_str().unwrap() {
+                "/metadata/resourceVersion" if value != object["metadata"]["resourceVersion"] => {
+                    return (409, status(409, "the object has been modified"));
+                }
+                "/metadata/resourceVersion" => {}
+                "/metadata/managedFields" => object["metadata"]["managedFields"] = value,
+                "/status" => {
+                    self.edited = Value::Null;
+                    object["status"] = value;
+                }
+                other => panic!("no operation on {other}"),
+            }
+        }
+        (200, self.put(key, object, is_status))
+    }
+
     fn patch(&mut self, key: &Key, change: Value, content_type: &str, is_status: bool) -> (u16, Value) {
+        if content_type.contains("json-patch") {
+            return self.json_patch(key, &change, is_status);
+        }
         let is_apply = content_type.contains("apply-patch");
         let Some(old) = self.objects.get(key).cloned() else {
             if is_apply && !is_status {
@@ -294,6 +329,9 @@ impl State {
         let mut new = old.clone();
         if is_status {
             new["status"] = change["status"].clone();
+            if !self.edited.is_null() {
+                merge(&mut new["status"], &self.edited);
+            }
         } else {
             let mut change = change;
             if let Some(metadata) = change["metadata"].as_object_mut() {
@@ -306,6 +344,11 @@ impl State {
             merge(&mut new, &change);
             if key.0 == "configmaps" && old["immutable"] == true && new["data"] != old["data"] {
                 return (422, status(422, "data: field is immutable when `immutable` is set"));
+            }
+            if key.0 == "statefulsets.apps" && is_apply {
+                // All is the manager's now that forces it.
+                new["metadata"]["managedFields"] =
+                    json!([{"manager": "tiderace-operator", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]);
             }
             if key.0 == "statefulsets.apps" {
                 for field in ["volumeClaimTemplates", "selector", "serviceName", "podManagementPolicy"] {

@@ -149,6 +149,212 @@ async fn objects_of_others_are_not_touched() {
     world.until_ready("Running").await;
 }
 
+/// Nor are they when the job is deleted; and a Secret or an account that the job would use is no less somebody's than a StatefulSet.
+#[tokio::test]
+async fn objects_of_others_outlive_the_job() {
+    for (plural, object) in [
+        (
+            "statefulsets.apps",
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "orders"}, "spec": {"replicas": 5}}),
+        ),
+        (
+            "secrets",
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "orders-ca"}, "data": {"ca.crt": "bWluZQ=="}}),
+        ),
+        (
+            "secrets",
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "orders-worker-tls"}, "data": {"a": "bWluZQ=="}}),
+        ),
+        ("serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "orders"}})),
+        (
+            "services",
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders-api"}, "spec": {"selector": {"a": "b"}}}),
+        ),
+    ] {
+        let mut world = World::new();
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        world.server.apply(plural, object);
+        let theirs = world.server.get(plural, &name).unwrap();
+        world.change(json!({"storage": {"size": "1Gi", "retention": "Delete"}}));
+        world
+            .until("a conflict of names", |server| {
+                let stalled = condition(&server.get(JOBS, "orders").unwrap(), "Stalled");
+                stalled["reason"] == "NameConflict" && stalled["message"].as_str().unwrap().contains(&name)
+            })
+            .await;
+        for _ in 0..10 {
+            let _shown = world.pass().await;
+            world.server.live();
+        }
+        world.server.delete(JOBS, "orders");
+        world.until("gone", |server| server.get(JOBS, "orders").is_none()).await;
+        assert_eq!(world.server.get(plural, &name), Some(theirs), "{plural} {name}");
+    }
+}
+
+/// What the API server refuses is said as long as it does: the job doesn't look by turns as if it were under way.
+#[tokio::test]
+async fn a_refusal_is_said_without_a_break() {
+    let mut world = World::new();
+    world.server.state().fault = Fault::Always("podmonitors", "patch", 404);
+    world.change(json!({"monitoring": {"podMonitor": true}}));
+    let reason = |world: &World| condition(&world.server.get(JOBS, "orders").unwrap(), "Stalled")["reason"].clone();
+    world.until("refused", |server| condition(&server.get(JOBS, "orders").unwrap(), "Stalled")["reason"] == "ApplyFailed").await;
+    for _ in 0..20 {
+        let _refused = world.pass().await;
+        world.server.live();
+        assert_eq!(reason(&world), "ApplyFailed");
+    }
+    world.server.state().fault = Fault::None;
+    world.until_ready("Running").await;
+}
+
+/// A mistake that ends the pass of a job ends neither the process nor the next pass.
+#[tokio::test]
+async fn a_pass_that_panics_is_only_a_failed_pass() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    world.server.state().worker = "Panics";
+    world.mark_changed();
+    let error = world.pass().await.unwrap_err().to_string();
+    assert!(error.contains("a mistake made on purpose"), "{error}");
+    // The test's API server was locked when it happened.
+    world.server.forgive();
+    world.server.state().worker = "Running";
+    world.until_ready("Running").await;
+}
+
+/// A backup that knows no status, or a person who takes it away: the worker that runs is drained, and no epoch is given twice.
+#[tokio::test]
+async fn a_lost_status_gives_no_epoch_twice() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    world.change(json!({"sql": {"inline": "SELECT 2"}}));
+    world.until_ready("Running").await;
+    let key = (JOBS.to_owned(), "shop".to_owned(), "orders".to_owned());
+    world.server.state().objects.get_mut(&key).unwrap()["status"] = Value::Null;
+    world.restart();
+    world.until_ready("Running").await;
+    assert_eq!(world.server.state().epochs, [1, 2, 3]);
+    assert_eq!(world.server.get(JOBS, "orders").unwrap()["status"]["epoch"], 3);
+}
+
+/// Parts of a status that somebody has edited belong to them, and an apply doesn't take them away.
+#[tokio::test]
+async fn an_edited_status_is_put_right() {
+    for edited in [
+        json!({"operation": {"id": "x", "type": "Suspend", "step": "Starting", "targetGeneration": 1, "fromEpoch": 0, "toEpoch": 0,
+            "startedAt": "2026-11-21T12:00:00Z", "stepAt": "2026-11-21T12:00:00Z"}}),
+        json!({"deployed": {"startedAt": "9999-12-30T20:00:00Z"}}),
+        json!({"outcome": {"kind": "Finished", "at": "2026-11-21T12:00:00Z", "generation": 1, "reason": "Finished", "message": "by hand"}}),
+    ] {
+        let mut world = World::new();
+        world.change(json!({"activeDeadlineSeconds": 315_360_000}));
+        world.until_ready("Running").await;
+        let mut job = world.server.get(JOBS, "orders").unwrap();
+        for (field, value) in edited.as_object().unwrap() {
+            for (inner, value) in value.as_object().unwrap() {
+                job["status"][field][inner] = value.clone();
+            }
+        }
+        world.server.state().edited = edited.clone();
+        world.server.apply(JOBS, job);
+        for _ in 0..20 {
+            let _shown = world.pass().await;
+            world.server.live();
+        }
+        let job = world.server.get(JOBS, "orders").unwrap();
+        let is_said = condition(&job, "Ready")["observedGeneration"] == job["metadata"]["generation"];
+        assert!(is_said && job["status"]["operation"].is_null(), "{edited}: {job:#}");
+        world.change(json!({"sql": {"inline": "SELECT 2"}}));
+        world.until_ready("Running").await;
+    }
+}
+
+/// Conditions of others stay, and cost no write.
+#[tokio::test]
+async fn conditions_of_others_are_left_alone() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    let mut job = world.server.get(JOBS, "orders").unwrap();
+    let theirs = json!({"type": "Audited", "status": "True", "reason": "Yes", "message": "", "lastTransitionTime": "2026-11-21T12:00:00Z"});
+    job["status"]["conditions"].as_array_mut().unwrap().push(theirs);
+    world.server.apply(JOBS, job);
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    let before = world.server.get(JOBS, "orders");
+    world.pass().await.unwrap();
+    assert_eq!(world.server.get(JOBS, "orders"), before);
+    assert_eq!(condition(&before.unwrap(), "Audited")["status"], "True");
+}
+
+/// Pods that carry the job's labels and aren't its workers hold nothing up; a worker that lost them is told, and goes when it must.
+#[tokio::test]
+async fn pods_are_known_by_name_and_labels() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    let mut copy = world.server.get("pods", "orders-0").unwrap();
+    copy["metadata"] =
+        json!({"name": "orders-debug", "labels": {"app.kubernetes.io/name": "streamingjob", "tiderace.dev/job": "orders"}});
+    world.server.apply("pods", copy);
+    world.change(json!({"state": "Suspended"}));
+    world.until_ready("Suspended").await;
+    assert_eq!(world.server.names("pods"), ["orders-debug"]);
+    world.change(json!({"state": "Running"}));
+    world.until_ready("Running").await;
+
+    let mut worker = world.server.get("pods", "orders-0").unwrap();
+    worker["metadata"]["labels"].as_object_mut().unwrap().remove("tiderace.dev/job");
+    worker["metadata"]["ownerReferences"] = json!([]);
+    world.server.apply("pods", worker);
+    world.mark_changed();
+    world
+        .until("told", |server| {
+            let stalled = condition(&server.get(JOBS, "orders").unwrap(), "Stalled");
+            stalled["reason"] == "NameConflict" && stalled["message"].as_str().unwrap().contains("has lost the labels")
+        })
+        .await;
+    world.change(json!({"state": "Suspended"}));
+    world.until_ready("Suspended").await;
+    assert_eq!(world.server.names("pods"), ["orders-debug"], "a worker that nobody knows runs on");
+}
+
+/// A field of the StatefulSet's template that somebody took is taken back, without a restart; and what was created becomes what is applied.
+#[tokio::test]
+async fn a_changed_stateful_set_is_put_right() {
+    let mut world = World::new();
+    world.change(json!({}));
+    world.until_ready("Running").await;
+    let pod = world.server.get("pods", "orders-0").unwrap();
+    let entry = |manager: &str, fields: Value| json!({"manager": manager, "operation": "Update", "apiVersion": "apps/v1", "fieldsV1": fields});
+    let ours = entry("tiderace-operator", json!({"f:spec": {}}));
+    let mut set = world.server.get("statefulsets.apps", "orders").unwrap();
+    set["metadata"]["managedFields"] = json!([ours]);
+    world.server.apply("statefulsets.apps", set.clone());
+    for _ in 0..3 {
+        world.pass().await.unwrap();
+    }
+    set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("evil:1");
+    let theirs = json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"worker\"}": {"f:image": {}}}}}}});
+    set["metadata"]["managedFields"] = json!([ours, entry("kubectl-set", theirs)]);
+    world.server.apply("statefulsets.apps", set);
+    world.restart();
+    world.mark_changed();
+    world
+        .until("put right", |server| {
+            let set = server.get("statefulsets.apps", "orders").unwrap();
+            set.pointer("/spec/template/spec/containers/0/image") == Some(&json!("tiderace:1"))
+        })
+        .await;
+    world.until_ready("Running").await;
+    assert_eq!(world.server.get("pods", "orders-0").unwrap(), pod);
+}
+
 /// A steady job costs no write.
 #[tokio::test]
 async fn a_steady_job_is_not_written_to() {

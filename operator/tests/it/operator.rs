@@ -26,6 +26,7 @@ struct Fake(ApiServer);
 impl Workers for Fake {
     fn status<'a>(&'a self, _: &'a Target) -> Call<'a, StatusReply> {
         let state = self.0.state();
+        assert!(state.worker != "Panics", "a mistake made on purpose");
         let pod =
             state.objects.values().find(|o| o["kind"] == "Pod" && o["metadata"]["labels"]["tiderace.dev/epoch"].is_string());
         let epoch: Option<u64> = pod.and_then(|p| p["metadata"]["labels"]["tiderace.dev/epoch"].as_str()?.parse().ok());
