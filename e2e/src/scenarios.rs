@@ -54,6 +54,8 @@ pub const ALL: &[Scenario] = &[
     shared!(faults::template_that_breaks_the_security_standard),
     shared!(owned::deleted_objects_come_back),
     shared!(owned::changed_secret_and_statements),
+    shared!(owned::objects_of_others_outlive_the_job),
+    shared!(owned::template_of_the_stateful_set),
     shared!(plugin::plugin_commands),
     shared!(neighbours::seccomp_profile_of_the_node),
     shared!(neighbours::io_uring_by_seccomp_profile),

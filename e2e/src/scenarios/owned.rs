@@ -112,3 +112,72 @@ pub async fn changed_secret_and_statements(space: Space) -> Result<()> {
     job.row(50_000).await?;
     Ok(())
 }
+
+/// Objects of others by the names that jobs would use: said, and as they were when the jobs are gone.
+pub async fn objects_of_others_outlive_the_job(space: Space) -> Result<()> {
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "web"},
+        "spec": {"replicas": 1, "serviceName": "web", "selector": {"matchLabels": {"a": "web"}}, "template": {
+            "metadata": {"labels": {"a": "web"}}, "spec": {"containers": [{"name": "c", "image": crate::install::WORKER_IMAGE}]},
+        }},
+    });
+    space.apply(&set).await?;
+    space
+        .apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kafka-ca"}, "stringData": {"ca.crt": "mine"}}))
+        .await?;
+    // Every namespace has the ServiceAccount `default`.
+    let theirs = [
+        ("web", "apps/v1", "StatefulSet", "web"),
+        ("kafka", "v1", "Secret", "kafka-ca"),
+        ("default", "v1", "ServiceAccount", "default"),
+    ];
+    for (job, api_version, kind, name) in theirs {
+        let before = space.get(api_version, kind, name).await?;
+        let job = Job::apply(&space, &manifest(job, &endless(1))).await?;
+        job.stalled(&["NameConflict"], &format!("{kind} {name}")).await?;
+        job.delete().await?;
+        job.gone(secs(60)).await?;
+        let after = space.get(api_version, kind, name).await.with_context(|| format!("the {kind} {name} is gone"))?;
+        for part in ["data", "spec", "automountServiceAccountToken"] {
+            ensure!(after[part] == before[part], "{part} of the {kind} {name} was {} and is {}", before[part], after[part]);
+        }
+        ensure!(after["metadata"]["uid"] == before["metadata"]["uid"], "the {kind} {name} is another");
+    }
+    Ok(())
+}
+
+/// The StatefulSet's template: what somebody changes is put back without a restart, what somebody adds stays, and what the job's own template has no
+/// more goes.
+pub async fn template_of_the_stateful_set(space: Space) -> Result<()> {
+    let plain = manifest("templated", &endless(1));
+    let variable = json!({"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}, "containers": [{"name": "worker", "env": [{"name": "FOO", "value": "bar"}]}]}});
+    let job = Job::apply(&space, &crate::job::with(plain.clone(), "/template", variable)).await?;
+    job.ready("Running").await?;
+    let template = async || -> Result<serde_json::Value> {
+        Ok(space.get("apps/v1", "StatefulSet", "templated").await?["spec"]["template"]["spec"].clone())
+    };
+    ensure!(template().await?["containers"][0]["env"].to_string().contains("FOO"), "it has no variable FOO");
+
+    space.apply(&plain).await?;
+    until("the template is gone", secs(90), async || {
+        let now = template().await?;
+        ensure!(now["nodeSelector"].is_null() && !now.to_string().contains("FOO"), "it is {now}");
+        Ok(())
+    })
+    .await?;
+    job.ready("Running").await?;
+    job.row(2).await?;
+
+    let before = job.incarnation().await?;
+    let bent = json!({"spec": {"template": {"spec": {"automountServiceAccountToken": true, "schedulerName": "theirs"}}}});
+    space.merge("apps/v1", "StatefulSet", "templated", &bent).await?;
+    until("what was changed is put back", secs(30), async || {
+        let now = template().await?;
+        ensure!(now["automountServiceAccountToken"] == false && now["schedulerName"] == "theirs", "it is {now}");
+        Ok(())
+    })
+    .await?;
+    job.ready("Running").await?;
+    ensure!(job.incarnation().await? == before, "the worker was restarted");
+    Ok(())
+}
