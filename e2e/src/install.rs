@@ -42,15 +42,17 @@ fn build_images(programs: &Path) -> Result<Vec<PathBuf>> {
     let mut archives = Vec::new();
     for program in ["tiderace", "tiderace-operator"] {
         let binary = programs.join(program);
-        let built = std::fs::metadata(&binary)
-            .and_then(|m| m.modified())
+        let found = std::fs::metadata(&binary)
             .with_context(|| format!("{} is missing: cargo build --workspace --bins", binary.display()))?;
+        // The cache is shared by all folders that programs are built in.
+        let made_of = format!("{} {} {:?}", binary.display(), found.len(), found.modified()?);
         let folder = cache()?.join("images");
-        let archive = folder.join(format!("{program}.tar"));
-        if !std::fs::metadata(&archive).and_then(|m| m.modified()).is_ok_and(|at| at > built) {
+        let (archive, note) = (folder.join(format!("{program}.tar")), folder.join(format!("{program}.made-of")));
+        if !archive.is_file() || std::fs::read_to_string(&note).unwrap_or_default() != made_of {
             let mut build = Command::new(crate::cluster::checkout().join("images/build"));
             build.arg(program).arg("--from").arg(programs).arg("--out").arg(&folder);
             output(build.args(["--tag", &format!("localhost/{program}:{TAG}")]))?;
+            std::fs::write(&note, made_of)?;
         }
         archives.push(archive);
     }
