@@ -46,8 +46,8 @@ pub use pressure::{
 };
 pub use segment::{Finding, LogError, LogOptions, Lsn, RepairPolicy, RepairReport};
 pub use shard::{
-    Answer, Busy, CaptureKind, CapturedBlock, OpenAt, Operation, Recovered, Residency, Shard, ShardOptions, Submitted, TableId,
-    Ticket,
+    Answer, BudgetShortfall, CaptureKind, CapturedBlock, NoRoom, OpenAt, Operation, Recovered, Residency, Shard, ShardOptions,
+    Submitted, TableId, Ticket,
 };
 pub use store::{StoreCounts, StoreError, StoreOptions};
 pub use wal::{Commit, SourceOffset, Wal, WalEntry, WalError, WalOptions};

@@ -6,8 +6,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use tiderace_storage::{
-    Answer, Busy, CheckpointError, OpenAt, Operation, Residency, Shard, ShardOptions, SimDevice, StoreError, StoreOptions,
-    Submitted, TableId, TableLayout, Ticket,
+    Answer, BudgetShortfall, CheckpointError, NoRoom, OpenAt, Operation, Residency, Shard, ShardOptions, SimDevice, StoreCounts,
+    StoreError, StoreOptions, Submitted, TableId, TableLayout, Ticket,
 };
 
 const POINT: TableId = TableId(0);
@@ -75,7 +75,7 @@ impl Run {
     }
 
     /// Progress is bounded: no call is refused for more turns than this.
-    fn patiently<T>(&mut self, mut call: impl FnMut(&mut Shard) -> Result<T, Busy>) -> T {
+    fn patiently<T>(&mut self, mut call: impl FnMut(&mut Shard) -> Result<T, NoRoom>) -> T {
         for _ in 0..300 {
             if let Ok(done) = call(&mut self.shard) {
                 return done;
@@ -129,7 +129,7 @@ impl Run {
         self.patiently(|shard| shard.reserve(room));
         self.patiently(|shard| match shard.fetch_range(ORDERED, Bound::Included(&key), Bound::Included(&key))? {
             Residency::Resident => Ok(()),
-            Residency::Pending(_) => Err(Busy { bytes_needed: 0 }),
+            Residency::Pending(_) => Err(NoRoom::Busy { bytes_needed: 0 }),
         });
         let kind = self.below(4);
         let table = self.shard.ordered(ORDERED);
@@ -216,5 +216,164 @@ fn workloads_larger_than_memory_make_progress_in_every_budget() {
             // 32, 40, 52, 67 …: no power of two in particular.
             (budget, seed) = (budget / 10 * 13, seed + 1);
         }
+    }
+}
+
+/// Turns after which a shard that refuses a key has done all that it will: among that is merging of some hundred small pages.
+const PATIENCE: usize = 4000;
+
+/// A shard and the answers it still owes.
+struct Asker {
+    shard: Shard,
+    /// Operations that were told that there will never be room.
+    refused: u64,
+}
+
+impl Asker {
+    fn open(layout: TableLayout, budget_bytes: usize, seed: u64, is_durable: bool) -> Self {
+        let (options, device) = (ShardOptions { budget_bytes }, Box::new(SimDevice::new(seed)));
+        let shard = if is_durable {
+            Shard::open(options, layout, device, store(), 2, OpenAt::Newest).unwrap().0
+        } else {
+            Shard::with_device(options, layout, device, store()).unwrap()
+        };
+        Self { shard, refused: 0 }
+    }
+
+    fn turn(&mut self) {
+        self.shard.maintain().unwrap();
+        self.shard.complete_pending(Duration::from_micros(200));
+        let mut done = Vec::new();
+        self.shard.take_completed(&mut done);
+        for (_, answer) in done {
+            match answer {
+                Ok(_) => {}
+                Err(StoreError::BudgetShortfall(_)) => self.refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    /// Asks for a change of this key until it is taken, or will never be, or so many turns are over.
+    fn ask(&mut self, key: u64, turns: usize, operation: impl Fn() -> Operation) -> Result<(), NoRoom> {
+        let mut refusal = NoRoom::Busy { bytes_needed: 0 };
+        for _ in 0..turns {
+            match self.shard.submit(POINT, 8, mix(key), &key.to_be_bytes(), operation()) {
+                Ok(_) => return Ok(()),
+                Err(why) => refusal = why,
+            }
+            self.turn();
+        }
+        Err(refusal)
+    }
+
+    fn put(&mut self, key: u64, turns: usize) -> Result<(), NoRoom> {
+        self.ask(key, turns, || Operation::Upsert(key.to_le_bytes().to_vec()))
+    }
+
+    /// Sets keys, one after the other, until no more are taken; how many were, and why not the next.
+    fn fill(&mut self, from: u64) -> (u64, NoRoom) {
+        for key in from.. {
+            if let Err(why) = self.put(key, PATIENCE) {
+                return (key, why);
+            }
+            if key % 16 == 0 {
+                self.turn();
+            }
+        }
+        unreachable!("a budget has an end")
+    }
+
+    /// Insists on one more key, which is refused each time; what the device did meanwhile.
+    fn insist(&mut self, key: u64, turns: usize) -> (StoreCounts, StoreCounts) {
+        let before = self.shard.store_counts();
+        assert!(self.put(key, turns).is_err(), "it was refused for longer before");
+        (before, self.shard.store_counts())
+    }
+}
+
+/// Layouts and budgets, in parts of the least, that the index of small records fills.
+fn tight() -> impl Iterator<Item = (TableLayout, usize, u64)> {
+    let parts = [(3, 24), (8, 8), (20, 6)];
+    layouts().into_iter().enumerate().flat_map(move |(seed, layout)| {
+        parts.into_iter().map(move |(parts, tag_bits)| {
+            // Few bits of the hash beside an address: many records must be looked at that aren't the key's.
+            let layout = TableLayout { tag_bits, ..layout };
+            (layout, Shard::least_budget_bytes(&layout) * parts / 2, seed as u64)
+        })
+    })
+}
+
+#[test]
+fn a_shard_whose_budget_its_index_fills_says_what_it_needs_and_leaves_its_device_alone() {
+    for (layout, budget_bytes, seed) in tight() {
+        for is_durable in [false, true] {
+            let what = format!("{layout:?}, budget {budget_bytes}, durable {is_durable}");
+            let mut asker = Asker::open(layout, budget_bytes, seed, is_durable);
+            let (keys, why) = asker.fill(0);
+            let (before, after) = asker.insist(keys, 1000);
+            assert_eq!(before, after, "{what}: {keys} keys, {why}");
+            let refusal = asker.put(keys, 1);
+            let Err(NoRoom::BudgetTooSmall(shortfall)) = refusal else { panic!("{what}: {refusal:?}") };
+            let BudgetShortfall { admitted_bytes, index_bytes, places_bytes, bytes_needed, .. } = shortfall;
+            assert!(shortfall.budget_bytes == budget_bytes && index_bytes > budget_bytes / 4, "{what}: {shortfall:?}");
+            assert!(index_bytes + places_bytes + bytes_needed > admitted_bytes, "{what}: {shortfall:?}");
+            let text = shortfall.to_string();
+            for number in [budget_bytes, index_bytes, places_bytes, bytes_needed, admitted_bytes, shortfall.least_bytes()] {
+                assert!(text.contains(&format!("{number} B")), "{what}: {text}");
+            }
+            assert!(asker.shard.used_bytes() <= budget_bytes && asker.shard.failure().is_none(), "{what}");
+            // Nothing was lost of what was taken; and some keys can always be given up, for others.
+            let mut known = 0;
+            for key in (0..keys).step_by(97) {
+                known += u64::from(asker.shard.point(POINT, 8).get(mix(key), &key.to_be_bytes()) == Some(&key.to_le_bytes()));
+                asker.turn();
+            }
+            assert!(known + asker.refused >= keys.div_ceil(97), "{what}: {known} of {keys} keys, {} refused", asker.refused);
+            for key in 0..keys / 8 * 7 {
+                asker.ask(key, 400, || Operation::Delete).unwrap();
+            }
+            let (more, _) = asker.fill(keys);
+            assert!(more > keys + keys / 16, "{what}: {keys} keys, most of them removed, then {} more", more - keys);
+            // In the budget that it asked for, and a bit, there is room for the key.
+            let (enough, _) = Asker::open(layout, shortfall.least_bytes() / 8 * 9, seed, is_durable).fill(0);
+            assert!(enough > keys, "{what}: {keys} keys, {enough} in {} B", shortfall.least_bytes());
+        }
+    }
+}
+
+#[test]
+fn small_pages_of_many_checkpoints_are_merged_or_left_alone() {
+    for (layout, budget_bytes, seed) in tight() {
+        let mut asker = Asker::open(TableLayout { tag_bits: 24, ..layout }, budget_bytes, seed, true);
+        let (keys, _) = asker.fill(0);
+        let what = format!("{layout:?}, budget {budget_bytes}, {keys} keys");
+        let mut version = 0;
+        for i in 0..400_u64 {
+            for j in 0..3 {
+                let _ = asker.put(mix(i * 3 + j) % keys, 3);
+            }
+            for _ in 0..100 {
+                if asker.shard.pending() > 0 {
+                    asker.turn();
+                }
+            }
+            if asker.shard.pending() == 0 && !asker.shard.is_checkpointing() {
+                version += 1;
+                asker.shard.cut(version, b"").unwrap();
+            }
+            for _ in 0..20 {
+                asker.shard.advance_checkpoint().unwrap();
+            }
+        }
+        for _ in 0..10_000 {
+            if asker.shard.is_checkpointing() {
+                asker.shard.advance_checkpoint().unwrap();
+            }
+        }
+        assert!(version > 10 && !asker.shard.is_checkpointing(), "{what}: {version} checkpoints");
+        let (keys, _) = asker.fill(keys);
+        let (before, after) = asker.insist(keys, 1000);
+        assert_eq!(before, after, "{what}: {version} checkpoints");
     }
 }

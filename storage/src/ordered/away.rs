@@ -40,6 +40,11 @@ impl OrderedTable {
         self.held.away()
     }
 
+    /// What never leaves memory of its blocks, but for their first keys.
+    pub(crate) fn places_bytes(&self) -> usize {
+        self.account.used_bytes() + self.chunks.iter().map(|blocks| blocks.list.len()).sum::<usize>() * size_of::<Block>()
+    }
+
     /// Blocks that were changed since they were written, or never were.
     pub(crate) fn unwritten_blocks(&self) -> usize {
         self.held.unwritten()

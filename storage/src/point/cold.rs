@@ -15,7 +15,8 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use super::expiry::latest_stamp;
-use super::log::{LINKED, Lengths, Log, RECORD_BYTES_MIN};
+use super::log::{LINKED, Lengths, Log, Page, RECORD_BYTES_MIN};
+use super::merging::{MemoryUse, Merging};
 use crate::bugs::{self, Bug};
 use crate::raw::Buffer;
 use crate::shard::TableId;
@@ -86,6 +87,7 @@ pub(super) struct Cold {
     fresh_live: usize,
     /// Where the search for a page to compact goes on.
     next_victim: usize,
+    pub(super) merging: Merging,
     /// Sealed pages that died while scans were open.
     dead: Vec<PageId>,
     /// Sealed pages that are gone but for their slots.
@@ -116,6 +118,7 @@ impl Cold {
             fresh_used: 0,
             fresh_live: 0,
             next_victim: 0,
+            merging: Merging::default(),
             dead: Vec::new(),
             husks: Vec::new(),
             away: Cell::new(0),
@@ -153,6 +156,13 @@ impl Cold {
             + self.frames.capacity() * size_of::<Option<Frame>>()
             + ids * size_of::<PageId>()
             + self.forwards.allocation_size()
+    }
+
+    /// Of that what stays: what each page takes for as long as it is one, and lists that are empty already.
+    fn settled_bytes(&self) -> usize {
+        let passing = (self.husks.capacity() + self.dead.capacity()) * size_of::<PageId>();
+        let forwards = if self.forwards.is_empty() { 0 } else { self.forwards.allocation_size() };
+        self.allocated_bytes() - passing - forwards
     }
 
     /// An upper bound of what that grows by when so many pages and copies are added.
@@ -202,6 +212,11 @@ impl Drop for Cold {
             store.release(&frame.place);
         }
     }
+}
+
+/// Whether little of a page is filled.
+fn is_small(page: &Page, page_bytes: usize) -> bool {
+    page.used < page_bytes / 4
 }
 
 /// Dropping a page counts as this many steps.
@@ -285,8 +300,7 @@ impl Log {
     pub(super) fn seal_all(&mut self) {
         let fresh = self.sealed_below..self.next_number;
         self.sealed_below = self.next_number;
-        self.lists = None;
-        self.exact = 0;
+        self.drop_lists();
         self.tail = None;
         self.victim = None;
         let live = std::mem::take(&mut self.live_bytes);
@@ -567,14 +581,12 @@ impl Log {
 
     /// A sealed page that is mostly dead, if the sealed pages together are; looks at a few pages a call.
     /// `now_us`: pages on which everything has expired by then are victims too, always.
-    pub(super) fn find_victim(&mut self, now_us: Option<i64>) -> Option<PageId> {
-        let (page_bytes, pages) = (self.page_bytes_wanted(), self.page_count());
+    pub(super) fn find_victim(&mut self, now_us: Option<i64>, memory: MemoryUse) -> Option<PageId> {
+        let (page_bytes, is_wasteful) = (self.page_bytes_wanted(), self.is_wasteful_sealed());
+        let records = self.records_written;
+        let is_scattered =
+            self.is_scattered() && self.cold.as_mut().is_some_and(|cold| !cold.merging.rests(records, page_bytes, memory));
         let cold = self.cold.as_mut()?;
-        let (old_used, old_live) =
-            (cold.sealed_used.saturating_sub(cold.fresh_used), cold.sealed_live.saturating_sub(cold.fresh_live));
-        let is_wasteful = old_used > 2 * old_live + 4 * self.page_bytes_max;
-        // Many pages in which little was filled when they had to go, or that a checkpoint sealed: each takes memory for its place.
-        let is_scattered = pages > 16 && pages * (page_bytes / 4) > cold.sealed_used + self.page_bytes + 8 * page_bytes;
         if self.floor.get() > 0 || !(is_wasteful || is_scattered || now_us.is_some()) {
             return None;
         }
@@ -585,13 +597,44 @@ impl Log {
             // What a checkpoint waits for is left alone until then.
             let has_expired = now_us.is_some_and(|now_us| page.live > 0 && page.latest_stamp_us <= now_us);
             let is_fresh = cold.fresh.contains(&page.number);
-            let gains = (is_wasteful && !is_fresh && page.live < page.used / 2) || (is_scattered && page.used < page_bytes / 4);
+            let gains = (is_wasteful && !is_fresh && page.live < page.used / 2) || (is_scattered && is_small(page, page_bytes));
             // One in which nothing lives waits to be dropped, after a checkpoint that had it.
             if sealed && page.live > 0 && page.number >= cold.capture_below && (has_expired || gains) {
                 return Some((page.number, cold.next_victim));
             }
         }
         None
+    }
+
+    /// Whether the sealed pages that the last cut didn't seal are mostly dead.
+    fn is_wasteful_sealed(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| {
+            let used = cold.sealed_used.saturating_sub(cold.fresh_used);
+            let live = cold.sealed_live.saturating_sub(cold.fresh_live);
+            used > 2 * live + 4 * self.page_bytes_max
+        })
+    }
+
+    /// Whether there are many pages in which little was filled when they had to go, or that a checkpoint sealed: each takes memory for its
+    /// place.
+    fn is_scattered(&self) -> bool {
+        let (page_bytes, pages) = (self.page_bytes_wanted(), self.page_count());
+        let used = self.cold.as_ref().map_or(0, |cold| cold.sealed_used) + self.page_bytes;
+        pages > 16 && pages * (page_bytes / 4) > used + 8 * page_bytes
+    }
+
+    /// Whether a page is worth merging with others.
+    pub(super) fn is_small(&self, (_, slot): PageId) -> bool {
+        self.pages.get(slot).is_some_and(|page| is_small(page, self.page_bytes_wanted()))
+    }
+
+    /// Memory of the places of pages, in memory or not, unless compaction may bring it down.
+    pub(super) fn settled_places_bytes(&self) -> usize {
+        let merges = self.is_scattered() && self.cold.as_ref().is_some_and(|cold| !cold.merging.is_resting());
+        if merges || self.is_wasteful_sealed() || self.floor.get() > 0 {
+            return 0;
+        }
+        self.directory_bytes() + self.cold.as_ref().map_or(0, |cold| cold.settled_bytes())
     }
 
     /// The address of an offset of a page, if it still is that page.

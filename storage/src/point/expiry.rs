@@ -401,7 +401,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Answer, Busy, Device, OpenAt, Operation, Shard, ShardOptions, SimDevice, StoreOptions, Submitted, TableId, TableLayout,
+        Answer, Device, NoRoom, OpenAt, Operation, Shard, ShardOptions, SimDevice, StoreOptions, Submitted, TableId, TableLayout,
         Ticket,
     };
 
@@ -523,7 +523,7 @@ mod tests {
             self.shard.expiring(TABLE, WIDTH, self.rule)
         }
 
-        fn patiently<T>(&mut self, mut call: impl FnMut(&mut Shard) -> Result<T, Busy>) -> T {
+        fn patiently<T>(&mut self, mut call: impl FnMut(&mut Shard) -> Result<T, NoRoom>) -> T {
             for _ in 0..2000 {
                 if let Ok(done) = call(&mut self.shard) {
                     return done;

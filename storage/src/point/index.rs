@@ -360,7 +360,7 @@ impl Index {
         let word = self.tagged(hash) | address;
         self.place(self.bucket_of(hash), word);
         self.len += 1;
-        if self.len > FILL_GROW << self.level || (self.split > 0 && self.len > 2 * self.buckets.len) {
+        if self.grows_at(self.len) {
             for _ in 0..STEPS {
                 self.split_one(&hash_of);
             }
@@ -372,6 +372,12 @@ impl Index {
                 self.buckets.prefetch(self.split);
             }
         }
+    }
+
+    /// Whether an insertion that makes it so many entries splits buckets.
+    #[inline(always)]
+    fn grows_at(&self, len: usize) -> bool {
+        len > FILL_GROW << self.level || (self.split > 0 && len > 2 * self.buckets.len)
     }
 
     /// Puts a word into the first empty slot of a bucket's chain.
@@ -503,8 +509,9 @@ impl Index {
     /// An upper bound of the memory that so many insertions take.
     pub(super) fn room_for(&self, insertions: usize) -> usize {
         let overflow_free = if self.overflow_free == 0 { insertions } else { insertions.saturating_sub(1) };
-        self.buckets.room_for(STEPS * insertions + (1 << self.first_bits))
-            + self.overflow.room_for(insertions * (1 + STEPS) + overflow_free)
+        let first = if self.buckets.len < 1 << self.first_bits { 1 << self.first_bits } else { 0 };
+        let splits = if first > 0 || self.grows_at(self.len + insertions) { STEPS * insertions } else { 0 };
+        self.buckets.room_for(splits + first) + self.overflow.room_for(insertions + splits + overflow_free)
     }
 
     /// Forgets an address; whether it was there.

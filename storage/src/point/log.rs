@@ -204,6 +204,8 @@ pub(super) struct Log {
     /// Pages with a lower number are sealed. 0 without a store.
     pub(super) sealed_below: u64,
     pub(super) next_number: u64,
+    /// Records that were ever written, copies included.
+    pub(super) records_written: u64,
     /// While above 0, new records go to pages numbered so or higher only: scans that began before don't see them.
     pub(super) floor: Cell<u64>,
     /// What a store needs.
@@ -249,6 +251,7 @@ impl Log {
             tail: None,
             sealed_below: 0,
             next_number: 0,
+            records_written: 0,
             floor: Cell::new(0),
             cold: None,
             touch: 0,
@@ -578,6 +581,12 @@ impl Log {
         self.pages.len() - self.empty_slots.len()
     }
 
+    /// What the log holds beside its pages.
+    pub(super) fn directory_bytes(&self) -> usize {
+        let slots = self.pages.capacity() * size_of::<Page>() + self.empty_slots.capacity() * size_of::<usize>();
+        slots + if self.lists.is_some() { LISTS * 8 } else { 0 }
+    }
+
     /// Gives back what the directory takes for pages that are gone, when that is much; those in between are used again first.
     pub(super) fn shrink_directory(&mut self) {
         let (slots, empty) = (self.pages.len(), self.empty_slots.len());
@@ -588,19 +597,25 @@ impl Log {
         if end > slots - slots / 8 {
             return;
         }
-        let before = self.pages.capacity() * size_of::<Page>() + self.empty_slots.capacity() * size_of::<usize>();
+        let before = self.directory_bytes();
         self.pages.truncate(end);
         self.pages.shrink_to(end + 16);
         self.empty_slots.retain(|slot| *slot < end);
         // The lowest is taken first, so that the highest become free.
         self.empty_slots.sort_unstable_by(|a, b| b.cmp(a));
         self.empty_slots.shrink_to(self.empty_slots.len() + 16);
-        let after = self.pages.capacity() * size_of::<Page>() + self.empty_slots.capacity() * size_of::<usize>();
-        self.allocated_bytes = self.allocated_bytes + after - before;
+        self.allocated_bytes = self.allocated_bytes + self.directory_bytes() - before;
         self.shrink_cold(end);
     }
 
+    /// Space for a record.
     pub(super) fn allocate(&mut self, size: usize) -> u64 {
+        self.records_written += 1;
+        self.space(size)
+    }
+
+    #[inline(always)]
+    fn space(&mut self, size: usize) -> u64 {
         if size > self.page_bytes_max / 4 {
             let page_no = self.add_page(size);
             let page = self.page_mut(page_no);
@@ -631,7 +646,16 @@ impl Log {
             return address;
         }
         self.start_page(size);
-        self.allocate(size)
+        self.space_at_tail(size)
+    }
+
+    /// On a page that was just begun for it.
+    fn space_at_tail(&mut self, size: usize) -> u64 {
+        let tail = self.tail.expect("a page was just begun");
+        let page = self.page_mut(tail);
+        let offset = page.used;
+        page.used += size;
+        self.address(tail, offset)
     }
 
     /// At the tail, which is numbered so or higher.
@@ -655,6 +679,11 @@ impl Log {
         if self.floor.get() == 0 && records == 1 && bytes <= tail_room {
             return 0;
         }
+        self.room_beside(tail_room, records, bytes)
+    }
+
+    /// The same when so much is left of the page that is filled.
+    pub(super) fn room_beside(&self, tail_room: usize, records: usize, bytes: usize) -> usize {
         let page = (self.lives() + bytes).max(PAGE_BYTES_MIN).next_power_of_two().min(self.page_bytes_max);
         // A page is left when the next record, a quarter of it at most, doesn't fit; larger records have pages of their own.
         let oversize = (bytes / (self.page_bytes_max / 4)).min(records);
@@ -765,6 +794,14 @@ impl Log {
             Self::set_word(bytes, 8, next | address << 32);
         }
         self.set_head(list, address);
+    }
+
+    /// Forgets free space.
+    pub(super) fn drop_lists(&mut self) {
+        if self.lists.take().is_some() {
+            self.allocated_bytes -= LISTS * 8;
+        }
+        self.exact = 0;
     }
 
     fn set_head(&mut self, list: usize, address: u64) {
@@ -985,6 +1022,8 @@ impl Log {
         }
         assert_eq!(linked, listed);
         let mutable = |p: &&Page| p.in_use && p.number >= self.sealed_below;
+        let memory: usize = self.pages.iter().map(Page::memory).sum();
+        assert_eq!(self.allocated_bytes(), memory + self.directory_bytes());
         assert_eq!(self.page_bytes, self.pages.iter().filter(mutable).map(Page::memory).sum::<usize>());
     }
 }

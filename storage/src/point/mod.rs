@@ -5,6 +5,7 @@ mod cold;
 mod expiry;
 mod index;
 mod log;
+mod merging;
 mod page;
 mod pending;
 mod pieces;
@@ -21,6 +22,7 @@ pub use expiry::{ExpiringTable, TimeToLive};
 pub(crate) use expiry::{STAMP_BYTES, SWEPT_A_TURN};
 use index::{ADDRESS_BITS, Index, SELF_SUFFICIENT_BITS};
 use log::{HAS_OLDER, KEY_BYTES_MAX, LIVE, Log, TOMBSTONE, Usual, VALUE_BYTES_MAX};
+pub(crate) use merging::MemoryUse;
 pub(crate) use page::{PageRecord, read_page};
 pub(crate) use pending::{Located, PageRead};
 

@@ -2,7 +2,8 @@
 
 use super::cold::PageImage;
 use super::log::{HAS_OLDER, LIVE, Lengths, Log, RECORD_BYTES_MIN, TOMBSTONE};
-use super::{KeyBatch, PointTable};
+use super::merging::Compacted;
+use super::{KeyBatch, MemoryUse, PointTable};
 use crate::bugs::{self, Bug};
 use crate::store::{ReadTicket, StoreError, segment_name};
 
@@ -193,6 +194,28 @@ impl PointTable {
         self.log.room_for(records, bytes) + self.log.cold.as_ref().map_or(0, |c| c.room_for(pages, records))
     }
 
+    /// The same for the note that a key so long was removed.
+    pub(crate) fn room_for_removal(&self, key_bytes: usize) -> usize {
+        self.room_for_copies(1, key_bytes + 48)
+    }
+
+    /// Whether a page is being filled of which half is free.
+    pub(crate) fn has_room_at_tail(&self) -> bool {
+        self.log.tail.is_some_and(|tail| self.log.pages[tail].used < self.log.pages[tail].memory() / 2)
+    }
+
+    /// The same for a copy of one record, even if the page that is being filled is sealed before.
+    pub(crate) fn room_for_later_copy(&self, bytes: usize) -> usize {
+        let pages = self.log.pages_for(1, bytes + 40);
+        let cold = self.log.cold.as_ref().map_or(0, |c| c.room_for(pages, 1));
+        self.log.room_beside(0, 1, bytes + 40) + cold
+    }
+
+    /// The same for a new record.
+    pub(crate) fn room_for_later(&self, bytes: usize) -> usize {
+        self.room_for_later_copy(bytes) + self.index.room_for(1)
+    }
+
     /// The same for what [`fetch_from`](Self::fetch_from) copies.
     pub(crate) fn room_for_fetch(&self, hash: u64, read: PageRead<'_>) -> usize {
         let mut candidates = Vec::new();
@@ -213,11 +236,20 @@ impl PointTable {
         self.room_for(keys.len(), keys.bytes.len() + keys.len() * self.value_width)
     }
 
+    /// What it holds that never leaves memory for the device: its index, and the places of its pages, as far as compaction doesn't bring that
+    /// down. Both get smaller by themselves where records expire: nothing then.
+    pub(crate) fn fixed_bytes(&self) -> (usize, usize) {
+        if self.expiry.is_some() {
+            return (0, 0);
+        }
+        (self.index.allocated_bytes(), size_of::<Self>() + self.log.settled_places_bytes())
+    }
+
     // === compaction
 
     /// A page that compaction would gain much from.
-    pub(crate) fn find_victim(&mut self) -> Option<(u64, usize)> {
-        self.log.find_victim(self.expires_by())
+    pub(crate) fn find_victim(&mut self, memory: MemoryUse) -> Option<(u64, usize)> {
+        self.log.find_victim(self.expires_by(), memory)
     }
 
     /// Asks for a page that is to be compacted, unless it is in memory.
@@ -246,6 +278,22 @@ impl PointTable {
             // Scans find a page's records where they were when they began.
             return Some(from);
         }
+        let (is_small, next_number, records) = (self.log.is_small(id), self.log.next_number, self.log.records_written);
+        let next = self.copy_live(id, page, from, records_max, copied);
+        let is_gone = self.log.address_in(id, 0).is_none_or(|_| self.log.pages[id.1].live == 0);
+        if let Some(cold) = &mut self.log.cold {
+            cold.merging.note(Compacted {
+                is_small,
+                records: self.log.records_written - records,
+                pages: self.log.next_number - next_number,
+                ended: next.is_none().then_some(is_gone),
+            });
+        }
+        self.settle();
+        next
+    }
+
+    fn copy_live(&mut self, id: (u64, usize), page: &[u8], from: usize, records_max: usize, copied: &mut u64) -> Option<usize> {
         let mut offset = from;
         for _ in 0..records_max {
             let Some(lengths) = Lengths::at(page, offset) else { break };
@@ -287,7 +335,6 @@ impl PointTable {
             }
             offset += record.len();
         }
-        self.settle();
         Some(offset)
     }
 

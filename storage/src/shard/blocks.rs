@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::memory::Busy;
+use super::memory::NoRoom;
 use super::pending::Residency;
 use super::{Shard, TableId};
 use crate::ordered::{BlockAway, NO_ENTRIES, OrderedTable};
@@ -57,7 +57,7 @@ impl Shard {
     /// What is to be written is [reserved](Self::reserve) before: making room for it might evict what was fetched.
     ///
     /// A call on what wasn't fetched is right too, but stands and waits for the device, and what it reads counts beyond what was reserved.
-    pub fn fetch_range(&mut self, table: TableId, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Residency, Busy> {
+    pub fn fetch_range(&mut self, table: TableId, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Residency, NoRoom> {
         self.take_block_reads();
         let Some(store) = self.store.clone() else { return Ok(Residency::Resident) };
         let Some(ordered) = self.ordered.get(&table) else { return Ok(Residency::Resident) };
@@ -83,7 +83,10 @@ impl Shard {
                 break;
             }
         }
-        if pending == 0 { Err(Busy { bytes_needed }) } else { Ok(Residency::Pending(pending)) }
+        if pending > 0 {
+            return Ok(Residency::Pending(pending));
+        }
+        Err(self.shortfall_of(self.fetched_limit(), bytes_needed).map_or(NoRoom::Busy { bytes_needed }, NoRoom::BudgetTooSmall))
     }
 
     /// What may be in memory after blocks were fetched: what was reserved before still fits then.

@@ -1,6 +1,7 @@
 //! Compaction of sealed pages: what lives on a page that is mostly dead goes to the tail, a few records a turn.
 
 use super::{Shard, TableId};
+use crate::point::MemoryUse;
 use crate::store::{ReadTicket, StoreHandle};
 
 /// Records looked at in one turn.
@@ -64,7 +65,8 @@ impl Shard {
     }
 
     fn begin_compaction(&mut self, store: &StoreHandle) -> Option<Compaction> {
-        let (id, page) = self.point.iter_mut().find_map(|(id, table)| table.find_victim().map(|page| (*id, page)))?;
+        let memory = MemoryUse { used_bytes: self.used_bytes(), budget_bytes: self.options.budget_bytes };
+        let (id, page) = self.point.iter_mut().find_map(|(id, table)| table.find_victim(memory).map(|page| (*id, page)))?;
         let table = self.point.get(&id)?;
         let begun = Compaction { table: id, page, ticket: None, bytes: Vec::new(), offset: 0, was_away: false };
         if let Some(bytes) = table.victim_bytes(page) {

@@ -6,37 +6,127 @@
 
 use super::Shard;
 use super::blocks::fits;
+use crate::ordered::OrderedTable;
 use crate::point::{PointTable, SWEPT_A_TURN};
 use crate::store::{StoreError, StoreHandle};
 
-/// There is no room: nothing was done. Let the device work ([`Shard::complete_pending`]) and try again; give up when nothing is pending and
-/// `bytes_needed` doesn't shrink.
+/// There is no room: nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the shard's memory is full: {bytes_needed} B more are needed")]
-pub struct Busy {
-    /// How much memory must be freed for the call to be accepted.
+pub enum NoRoom {
+    /// Let the device work ([`Shard::complete_pending`], [`Shard::maintain`]) and try again. Without a device only what is removed makes room.
+    #[error("the shard's memory is full: {bytes_needed} B more are needed")]
+    Busy {
+        /// How much memory must be freed for the call to be accepted.
+        bytes_needed: usize,
+    },
+    /// Trying again is of no use while all keys stay.
+    #[error(transparent)]
+    BudgetTooSmall(#[from] BudgetShortfall),
+}
+
+/// A shard with a device has a budget that what can't leave memory fills: no page that is written would make enough room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a budget of {budget_bytes} B is too small for the keys of this shard: the index of its point tables takes {index_bytes} B and the places of \
+     pages and blocks {places_bytes} B, which never leave memory, and {bytes_needed} B more are needed, but {admitted_bytes} B of the budget \
+     may be filled; give it {} B at least, fewer keys (more shards), or smaller batches",
+    self.least_bytes()
+)]
+pub struct BudgetShortfall {
+    /// What the shard was given.
+    pub budget_bytes: usize,
+    /// What of it tables may fill.
+    pub admitted_bytes: usize,
+    /// What indexes of point tables take.
+    pub index_bytes: usize,
+    /// What is kept in memory of each page and block, wherever it is.
+    pub places_bytes: usize,
+    /// What the call needs beside that.
     pub bytes_needed: usize,
 }
+
+/// Memory that is to be free while no more than a part of the budget is filled.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    pub(super) bytes: usize,
+    pub(super) limit_bytes: usize,
+}
+
+impl BudgetShortfall {
+    /// A budget in which the call would be accepted.
+    #[must_use]
+    pub fn least_bytes(&self) -> usize {
+        (self.index_bytes + self.places_bytes + self.bytes_needed).div_ceil(ADMITTED_PARTS) * BUDGET_PARTS
+    }
+}
+
+/// Users may fill so many of so many parts of the budget of a shard with a device.
+const ADMITTED_PARTS: usize = 13;
+const BUDGET_PARTS: usize = 16;
 
 impl Shard {
     /// What users may fill. Without a device there is nothing to keep free for.
     pub(super) fn admitted_bytes(&self) -> usize {
         let budget = self.options.budget_bytes;
-        if self.store.is_some() { budget / 16 * 13 } else { budget }
+        if self.store.is_some() { budget / BUDGET_PARTS * ADMITTED_PARTS } else { budget }
     }
 
     /// Makes room for `bytes` more in memory; with `Ok` calls that take no more than that keep the budget. See
     /// [`PointTable::room_for`](crate::PointTable::room_for).
-    pub fn reserve(&mut self, bytes: usize) -> Result<(), Busy> {
-        let admitted = self.admitted_bytes();
-        let wanted = |shard: &Self| (shard.used_bytes() + bytes).saturating_sub(admitted);
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        self.reserve_room(Room { bytes, limit_bytes: self.admitted_bytes() })
+    }
+
+    pub(super) fn reserve_room(&mut self, Room { bytes, limit_bytes }: Room) -> Result<(), NoRoom> {
+        let wanted = |shard: &Self| (shard.used_bytes() + bytes).saturating_sub(limit_bytes);
         if wanted(self) > 0 && self.store.is_some() {
             self.relieve(wanted(self), 0);
         }
         match wanted(self) {
             0 => Ok(()),
-            bytes_needed => Err(Busy { bytes_needed }),
+            bytes_needed => {
+                Err(self.shortfall_of(limit_bytes, bytes).map_or(NoRoom::Busy { bytes_needed }, NoRoom::BudgetTooSmall))
+            }
         }
+    }
+
+    /// What removals may fill: that of what copies on their way to the device may take, so that a shard whose index has filled all else can give
+    /// up keys. Two pages are a sixteenth of the budget at most.
+    pub(super) fn removal_limit_bytes(&self) -> usize {
+        if self.store.is_some() {
+            self.options.budget_bytes / BUDGET_PARTS * (BUDGET_PARTS - 1)
+        } else {
+            self.options.budget_bytes
+        }
+    }
+
+    /// Why `bytes` more will never fit while all keys stay, whatever the device does; `None` when they may, or there is no device.
+    #[must_use]
+    pub fn shortfall(&self, bytes: usize) -> Option<BudgetShortfall> {
+        self.shortfall_of(self.admitted_bytes(), bytes)
+    }
+
+    /// The same where so many bytes of the budget may be filled.
+    pub(super) fn shortfall_of(&self, admitted_bytes: usize, bytes: usize) -> Option<BudgetShortfall> {
+        self.store.as_ref()?;
+        let (mut index_bytes, mut places_bytes) = (0, 0);
+        for table in self.point.values() {
+            let (index, places) = table.fixed_bytes();
+            index_bytes += index;
+            places_bytes += places;
+        }
+        places_bytes += self.ordered.values().map(OrderedTable::places_bytes).sum::<usize>();
+        if self.is_checkpointing() {
+            // Dead pages that it waits for go when it is written.
+            places_bytes = 0;
+        }
+        (index_bytes + places_bytes + bytes > admitted_bytes).then_some(BudgetShortfall {
+            budget_bytes: self.options.budget_bytes,
+            admitted_bytes,
+            index_bytes,
+            places_bytes,
+            bytes_needed: bytes,
+        })
     }
 
     /// The turn of the shard's owner: keeps memory below the budget, writes pages, takes what the device has done. Never blocks. References

@@ -29,7 +29,7 @@ pub use capture::{CaptureKind, CapturedBlock};
 use checkpoint::Durable;
 pub use checkpoint::{OpenAt, Recovered};
 use compact::Compaction;
-pub use memory::Busy;
+pub use memory::{BudgetShortfall, NoRoom};
 use pending::Pending;
 pub use pending::{Answer, Operation, Residency, Submitted, Ticket};
 
@@ -147,7 +147,7 @@ impl Shard {
     /// The smallest budget that a shard with a device works in, whose tables are laid out so: some pages, which get smaller with the budget,
     /// down to 4 KiB (or what the layout says, if that is less), and the smallest index. What the shard holds needs memory too: an index of
     /// about 13 bytes a key of point tables, 130 bytes a page, and 150 bytes and a key a block of ordered tables. A budget that has no room
-    /// for that beside some pages is [`Busy`] for ever.
+    /// for that beside some pages is [`NoRoom::BudgetTooSmall`].
     #[must_use]
     pub fn least_budget_bytes(layout: &TableLayout) -> usize {
         let pages = PAGES_IN_BUDGET * (1 << layout.page_bits).min(LEAST_PAGE_BYTES);

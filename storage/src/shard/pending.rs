@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
-use super::memory::Busy;
+use super::memory::{BudgetShortfall, NoRoom, Room};
 use super::{Shard, TableId};
 use crate::bugs::{self, Bug};
 use crate::memory::Account;
 use crate::point::{KeyBatch, Located, PageRead, STAMP_BYTES};
 use crate::store::{ReadTicket, StoreError};
 
-/// Operations that may wait at once; more are refused as [`Busy`].
+/// Operations that may wait at once; more are refused as [`NoRoom::Busy`].
 const WAITING_MAX: usize = 1 << 16;
 /// The device is waited for in pieces of this length.
 const WAIT: Duration = Duration::from_millis(5);
@@ -100,6 +100,18 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Addresses, with their pages' numbers, that aren't the first one's key.
     refused: Vec<(u64, u64)>,
+    /// For want of so much memory the first one waits: before there is that, nothing is read for it.
+    room: Room,
+}
+
+/// Why an operation can't be done yet.
+enum Lacks {
+    /// The record at this address, which has to be read.
+    Record(u64),
+    /// Memory: so much.
+    Room(Room),
+    /// Memory that there will never be.
+    Budget(Box<BudgetShortfall>),
 }
 
 type QueueId = (TableId, u64);
@@ -117,6 +129,8 @@ pub(super) struct Pending {
     /// Queues that wait for room: in memory, or at the device.
     stalled: VecDeque<QueueId>,
     completed: Vec<(Ticket, Result<Answer, StoreError>)>,
+    /// Why a record that was to be fetched never will be, until somebody was told.
+    unfetched: Option<BudgetShortfall>,
     waiting: usize,
     waiting_bytes: usize,
     next_ticket: u64,
@@ -129,6 +143,15 @@ impl fmt::Debug for Pending {
     }
 }
 
+impl Lacks {
+    fn room(room: Room, none: NoRoom) -> Self {
+        match none {
+            NoRoom::Busy { .. } => Self::Room(room),
+            NoRoom::BudgetTooSmall(shortfall) => Self::Budget(Box::new(shortfall)),
+        }
+    }
+}
+
 impl Pending {
     pub(super) fn new(account: Account) -> Self {
         Self {
@@ -137,6 +160,7 @@ impl Pending {
             by_page: HashMap::new(),
             stalled: VecDeque::new(),
             completed: Vec::new(),
+            unfetched: None,
             waiting: 0,
             waiting_bytes: 0,
             next_ticket: 0,
@@ -165,7 +189,7 @@ impl Shard {
         hash: u64,
         key: &[u8],
         operation: Operation,
-    ) -> Result<Submitted, Busy> {
+    ) -> Result<Submitted, NoRoom> {
         let id = (table, hash);
         let located = if self.pending.queues.contains_key(&id) {
             None
@@ -193,9 +217,23 @@ impl Shard {
         let upsert = if let Operation::Upsert(value) = &operation { value.len() } else { 0 };
         let bytes = key.len() + upsert + 2 * size_of::<Waiting>();
         if self.pending.waiting >= WAITING_MAX {
-            return Err(Busy { bytes_needed: bytes });
+            return Err(NoRoom::Busy { bytes_needed: bytes });
         }
-        self.reserve(bytes)?;
+        // Those that wait leave room for what they wait to do, beside the first.
+        let is_alone = self.pending.waiting == 0;
+        let mut limit_bytes = self.admitted_bytes();
+        let removal_limit_bytes = self.removal_limit_bytes();
+        let point = self.point(table, value_width);
+        let room = match &operation {
+            Operation::Read => 0,
+            Operation::Upsert(value) => point.room_for_later(key.len() + value.len() + STAMP_BYTES),
+            Operation::Rmw(_) => point.room_for_later(key.len() + value_width + 16 + STAMP_BYTES),
+            Operation::Delete => {
+                limit_bytes = removal_limit_bytes;
+                point.room_for_later_copy(key.len() + 8)
+            }
+        };
+        self.reserve_room(Room { bytes: bytes + if is_alone { 0 } else { room }, limit_bytes })?;
         self.pending.next_ticket += 1;
         let ticket = Ticket(self.pending.next_ticket);
         let is_first = !self.pending.queues.contains_key(&id);
@@ -206,9 +244,12 @@ impl Shard {
         Ok(Submitted::Pending(ticket))
     }
 
-    /// Brings the records of these keys into memory, and makes room for [`entries`](crate::PointTable::entries) of them. `Busy` when there
-    /// isn't room: let the device work, make the batch smaller, or let others go.
-    pub fn fetch(&mut self, table: TableId, value_width: usize, keys: &KeyBatch<'_>) -> Result<Residency, Busy> {
+    /// Brings the records of these keys into memory, and makes room for [`entries`](crate::PointTable::entries) of them. An
+    /// error when there isn't room: let the device work, make the batch smaller, or let others go.
+    pub fn fetch(&mut self, table: TableId, value_width: usize, keys: &KeyBatch<'_>) -> Result<Residency, NoRoom> {
+        if let Some(shortfall) = self.pending.unfetched.take() {
+            return Err(shortfall.into());
+        }
         // First: making room may evict.
         let room = self.point(table, value_width).room_for_entries(keys);
         self.reserve(room)?;
@@ -227,7 +268,9 @@ impl Shard {
             }
             let key = keys.key(i).to_vec();
             let bytes = key.len() + 2 * size_of::<Waiting>();
-            self.reserve(bytes)?;
+            let is_alone = self.pending.waiting == 0;
+            let room = if is_alone { 0 } else { self.point(table, value_width).room_for_later_copy(key.len() + value_width) };
+            self.reserve(bytes + room)?;
             pending += 1;
             self.pending.push(id, Waiting { key, value_width, task: Task::Fetch, bytes });
             self.advance(id, None);
@@ -265,11 +308,7 @@ impl Shard {
             for (ticket, page) in arrived {
                 self.page_arrived(ticket, page);
             }
-            for _ in 0..self.pending.stalled.len() {
-                let Some(id) = self.pending.stalled.pop_front() else { break };
-                self.advance(id, None);
-                progress |= self.pending.stalled.back() != Some(&id);
-            }
+            progress |= self.advance_stalled();
             if self.pending.waiting == 0 && !store.lock().is_busy() {
                 break;
             }
@@ -289,6 +328,43 @@ impl Shard {
             }
         }
         before.saturating_sub(self.pending.waiting)
+    }
+
+    /// Does what waits for memory, or for the device to take another read, if there is that now; whether any came further.
+    fn advance_stalled(&mut self) -> bool {
+        // What others are about to take is no room any more; and who waits for more than was missing just now waits on.
+        let (mut progress, mut granted, mut missing) = (false, 0, usize::MAX);
+        for _ in 0..self.pending.stalled.len() {
+            let Some(id) = self.pending.stalled.pop_front() else { break };
+            let room = self.room_before_reading(id);
+            if room.bytes > 0 {
+                let beside_others = Room { bytes: granted + room.bytes, ..room };
+                let is_missing = room.bytes >= missing
+                    || self.reserve_room(beside_others).is_err()
+                        && matches!(self.reserve_room(room), Ok(()) | Err(NoRoom::Busy { .. }));
+                if is_missing {
+                    missing = missing.min(room.bytes);
+                    self.pending.stalled.push_back(id);
+                    continue;
+                }
+                granted += room.bytes;
+            }
+            self.advance(id, None);
+            progress |= self.pending.stalled.back() != Some(&id);
+        }
+        progress
+    }
+
+    /// The memory without which a page would be read in vain for the first operation of a queue; nothing if none has to be read, or what is
+    /// to be written fits on the page that is being filled by now.
+    fn room_before_reading(&mut self, id: QueueId) -> Room {
+        let Some(queue) = self.pending.queues.get(&id).filter(|queue| queue.room.bytes > 0) else { return Room::default() };
+        let (Some(first), Some(table)) = (queue.waiting.front(), self.point.get(&id.0)) else { return Room::default() };
+        let has_to_read = match first.task {
+            Task::Fetch => table.first_away(id.1).is_some(),
+            Task::Answer(..) => matches!(table.locate_now(id.1, &first.key, None, &queue.refused), Located::OnDevice(_)),
+        };
+        if has_to_read && !table.has_room_at_tail() { queue.room } else { Room::default() }
     }
 
     fn relieve_stalled(&mut self) {
@@ -323,13 +399,11 @@ impl Shard {
     fn fail_queue(&mut self, id: QueueId, error: &StoreError) {
         let Some(queue) = self.pending.queues.remove(&id) else { return };
         for waiting in queue.waiting {
-            self.pending.waiting -= 1;
-            self.pending.waiting_bytes -= waiting.bytes;
             if let Task::Answer(ticket, _) = waiting.task {
                 self.pending.completed.push((ticket, Err(error.clone())));
             }
+            self.finish(waiting.bytes);
         }
-        self.pending.account.settle(self.pending.waiting_bytes);
     }
 
     /// Does what can be done of a queue, with the page that was read for it, if one was.
@@ -345,22 +419,34 @@ impl Shard {
                 return;
             };
             let refused = std::mem::take(&mut queue.refused);
-            match self.attempt(table, hash, first, read, refused) {
+            match self.attempt(table, hash, first, read, &refused) {
                 Ok(()) => {}
-                Err((first, mut refused, next)) => {
-                    if let Some(read) = read {
-                        self.point(table, first.value_width).candidates_on(hash, read.number, &mut refused);
+                Err((first, Lacks::Budget(shortfall))) => {
+                    match first.task {
+                        Task::Answer(ticket, _) => self.pending.completed.push((ticket, Err((*shortfall).into()))),
+                        Task::Fetch => self.pending.unfetched = Some(*shortfall),
                     }
+                    self.finish(first.bytes);
+                }
+                Err((first, lacks)) => {
+                    let mut refused = refused;
                     let width = first.value_width;
+                    // The page that was read has the record, or else what of it may be is none of this key's.
+                    let is_there = |shard: &mut Self| {
+                        matches!(shard.point(table, width).locate_now(hash, &first.key, read, &refused), Located::Read(_))
+                    };
+                    if let Some(read) = read
+                        && (matches!(lacks, Lacks::Record(_)) || !is_there(self))
+                    {
+                        self.point(table, width).candidates_on(hash, read.number, &mut refused);
+                    }
                     if let Some(queue) = self.pending.queues.get_mut(&id) {
                         queue.waiting.push_front(first);
                         queue.refused = refused;
+                        queue.room = if let Lacks::Room(room) = lacks { room } else { Room::default() };
                     }
-                    let reads = next.is_some_and(|at| self.read_for(id, width, at));
+                    let reads = matches!(lacks, Lacks::Record(at) if self.read_for(id, width, at));
                     if !reads {
-                        if let Some(queue) = self.pending.queues.get_mut(&id) {
-                            queue.refused.clear();
-                        }
                         self.pending.stalled.push_back(id);
                     }
                     return;
@@ -369,39 +455,41 @@ impl Shard {
         }
     }
 
-    /// Does one operation, or gives it back with the address of a record that has to be read, or none when memory is short.
+    /// Does one operation, or gives it back with what it lacks.
     fn attempt(
         &mut self,
         table: TableId,
         hash: u64,
         first: Waiting,
         read: Option<PageRead<'_>>,
-        refused: Vec<(u64, u64)>,
-    ) -> Result<(), (Waiting, Vec<(u64, u64)>, Option<u64>)> {
+        refused: &[(u64, u64)],
+    ) -> Result<(), (Waiting, Lacks)> {
         let width = first.value_width;
         if let Task::Fetch = first.task {
             if let Some(read) = read {
-                let room = self.point(table, width).room_for_fetch(hash, read);
-                if self.reserve(room).is_err() {
-                    return Err((first, refused, None));
+                let bytes = self.point(table, width).room_for_fetch(hash, read);
+                let room = Room { bytes, limit_bytes: self.admitted_bytes() };
+                if let Err(none) = self.reserve_room(room) {
+                    return Err((first, Lacks::room(room, none)));
                 }
                 self.point(table, width).fetch_from(hash, read);
             }
             if let Some(at) = self.point(table, width).first_away(hash) {
-                return Err((first, Vec::new(), Some(at)));
+                return Err((first, Lacks::Record(at)));
             }
             self.finish(first.bytes);
             return Ok(());
         }
-        let located = self.point(table, width).locate_now(hash, &first.key, read, &refused);
+        let located = self.point(table, width).locate_now(hash, &first.key, read, refused);
         if let Located::OnDevice(at) = located {
-            return Err((first, refused, Some(at)));
+            return Err((first, Lacks::Record(at)));
         }
         let Waiting { key, value_width, task, bytes } = first;
         let Task::Answer(ticket, operation) = task else { return Ok(()) };
         let (operation, _) = self.make_value(table, width, operation, located, read);
-        if self.reserve_for(table, width, &key, &operation, located, read).is_err() {
-            return Err((Waiting { key, value_width, task: Task::Answer(ticket, operation), bytes }, refused, None));
+        let room = self.room_for(table, width, &key, &operation, located, read);
+        if let Err(none) = self.reserve_some(room) {
+            return Err((Waiting { key, value_width, task: Task::Answer(ticket, operation), bytes }, Lacks::room(room, none)));
         }
         let answer = self.perform(table, width, hash, &key, operation, located, read);
         self.pending.completed.push((ticket, Ok(answer)));
@@ -447,18 +535,39 @@ impl Shard {
         operation: &Operation,
         located: Located,
         read: Option<PageRead<'_>>,
-    ) -> Result<(), Busy> {
-        let bytes = match operation {
-            Operation::Read => return Ok(()),
+    ) -> Result<(), NoRoom> {
+        let room = self.room_for(table, width, key, operation, located, read);
+        self.reserve_some(room)
+    }
+
+    /// As [`reserve_room`](Self::reserve_room), but nothing is always there.
+    fn reserve_some(&mut self, room: Room) -> Result<(), NoRoom> {
+        if room.bytes == 0 { Ok(()) } else { self.reserve_room(room) }
+    }
+
+    /// An upper bound of the memory that an operation takes.
+    fn room_for(
+        &mut self,
+        table: TableId,
+        width: usize,
+        key: &[u8],
+        operation: &Operation,
+        located: Located,
+        read: Option<PageRead<'_>>,
+    ) -> Room {
+        let (limit_bytes, removal_limit_bytes) = (self.admitted_bytes(), self.removal_limit_bytes());
+        let table = self.point(table, width);
+        let value = match operation {
+            Operation::Read => return Room::default(),
             Operation::Upsert(value) => value.len() + STAMP_BYTES,
             // What it makes isn't known yet; see `make_value`.
-            Operation::Rmw(_) => {
-                16 + STAMP_BYTES + self.point(table, width).value_located(located, read).map_or(width, <[u8]>::len)
+            Operation::Rmw(_) => 16 + STAMP_BYTES + table.value_located(located, read).map_or(width, <[u8]>::len),
+            // What is removed needs no place in the index: who has no room for that can still make some.
+            Operation::Delete => {
+                return Room { bytes: table.room_for_removal(key.len()), limit_bytes: removal_limit_bytes };
             }
-            Operation::Delete => 8,
         };
-        let room = self.point(table, width).room_for(1, key.len() + bytes);
-        if room == 0 { Ok(()) } else { self.reserve(room) }
+        Room { bytes: table.room_for(1, key.len() + value), limit_bytes }
     }
 
     /// Makes the new value of a read-modify-write, which is to be set then, and tells whether there was an old one.

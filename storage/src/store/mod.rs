@@ -92,6 +92,9 @@ pub enum StoreError {
         /// What is in it.
         holds: &'static str,
     },
+    /// An operation that waited will never have room.
+    #[error(transparent)]
+    BudgetShortfall(#[from] crate::shard::BudgetShortfall),
     /// The device has said nothing for a minute.
     #[error("the device hasn't answered for {seconds} s")]
     Silent {

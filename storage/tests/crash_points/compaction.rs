@@ -20,7 +20,7 @@ const WIDTH: usize = 16;
 /// Pages of a few dozens of records, an index of two buckets that doubles again and again.
 const LAYOUT: TableLayout =
     TableLayout { page_bits: 10, index_bits: 1, segment_bits: 3, tag_bits: 6, block_bits: 7, chunk_blocks: 4 };
-const BUDGET: usize = 40 << 10;
+const BUDGET: usize = 37 << 10;
 const HOT_KEYS: u64 = 120;
 const ROUNDS: u64 = 6;
 /// Changes before a cut, and how many in sixty make a key that stays.

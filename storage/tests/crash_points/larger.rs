@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tiderace_storage::{
-    Answer, Busy, Fault, KeyBatch, OpenAt, Operation, Residency, Shard, ShardOptions, SimDevice, StoreError, StoreOptions,
+    Answer, Fault, KeyBatch, NoRoom, OpenAt, Operation, Residency, Shard, ShardOptions, SimDevice, StoreError, StoreOptions,
     Submitted, TableId, TableLayout, Ticket, open_device,
 };
 
@@ -34,7 +34,7 @@ fn value(random: &mut Random, len_max: u64) -> Vec<u8> {
 }
 
 /// Tries until there is room.
-fn patiently<T>(shard: &mut Shard, mut call: impl FnMut(&mut Shard) -> Result<T, Busy>) -> T {
+fn patiently<T>(shard: &mut Shard, mut call: impl FnMut(&mut Shard) -> Result<T, NoRoom>) -> T {
     for _ in 0..2000 {
         match call(shard) {
             Ok(done) => return done,
@@ -245,7 +245,7 @@ fn batches_that_were_fetched_never_wait_for_the_device() {
         let hashes: Vec<u64> = keys.iter().map(|k| hash(*k)).collect();
         let batch = KeyBatch { bytes: &bytes, offsets: &offsets, hashes: &hashes };
         patiently(&mut shard, |shard| match shard.fetch(TABLE, 40, &batch)? {
-            Residency::Pending(_) => Err(Busy { bytes_needed: 0 }),
+            Residency::Pending(_) => Err(NoRoom::Busy { bytes_needed: 0 }),
             Residency::Resident => Ok(()),
         });
         let waited = shard.store_counts().pages_waited_for;

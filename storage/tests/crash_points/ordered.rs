@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use tiderace_storage::{
-    Busy, CheckpointError, Device, DeviceOp, Done, Fault, OpenAt, Residency, Shard, ShardOptions, SimDevice, StoreCounts,
+    CheckpointError, Device, DeviceOp, Done, Fault, NoRoom, OpenAt, Residency, Shard, ShardOptions, SimDevice, StoreCounts,
     StoreOptions, TableId, TableLayout,
 };
 
@@ -61,7 +61,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Tries until there is room; a bounded number of turns.
-    fn patiently<T>(&mut self, mut call: impl FnMut(&mut Shard) -> Result<T, Busy>) -> Result<T, CheckpointError> {
+    fn patiently<T>(&mut self, mut call: impl FnMut(&mut Shard) -> Result<T, NoRoom>) -> Result<T, CheckpointError> {
         for _ in 0..1000 {
             if let Ok(done) = call(&mut self.shard) {
                 return Ok(done);
@@ -76,7 +76,7 @@ impl Run<'_> {
     fn fetch(&mut self, id: TableId, from: &[u8], to: &[u8]) -> Result<(), CheckpointError> {
         self.patiently(|shard| match shard.fetch_range(id, Bound::Included(from), Bound::Included(to))? {
             Residency::Resident => Ok(()),
-            Residency::Pending(_) => Err(Busy { bytes_needed: 0 }),
+            Residency::Pending(_) => Err(NoRoom::Busy { bytes_needed: 0 }),
         })
     }
 
