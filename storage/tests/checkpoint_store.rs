@@ -91,6 +91,21 @@ fn a_directory_keeps_the_promises_of_a_store() {
 }
 
 #[test]
+fn a_file_that_was_moved_and_linked_is_listed_and_a_link_that_leads_nowhere_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(&directory.path().join("store")).unwrap();
+    run(async {
+        store.create(&name("v1.json"), Bytes::from_static(b"one")).await.unwrap();
+        let (here, there) = (directory.path().join("store/v1.json"), directory.path().join("elsewhere"));
+        std::fs::rename(&here, &there).unwrap();
+        std::os::unix::fs::symlink(&there, &here).unwrap();
+        assert_eq!(store.list("v").await.unwrap(), [(name("v1.json"), 3)]);
+        std::fs::remove_file(&there).unwrap();
+        assert!(store.list("v").await.is_err(), "an older file would pass for the newest");
+    });
+}
+
+#[test]
 fn memory_keeps_the_promises_of_a_store() {
     run(conforms(Arc::new(ObjectCheckpointStore::in_memory())));
     run(fences(Arc::new(ObjectCheckpointStore::in_memory())));

@@ -253,9 +253,10 @@ pub trait Sink: std::fmt::Debug + Send + Sync {
     fn commit(&self, _pieces: &[String]) -> Result<()> {
         Ok(())
     }
-    /// After a crash, before writers are opened: shows `pieces`, which were committed, and removes what earlier runs of the job left besides.
-    fn recover(&self, pieces: &[String]) -> Result<()> {
-        self.commit(pieces)
+    /// After a crash, before writers are opened and after all sinks have committed what the checkpoint has: removes what earlier runs of the job
+    /// have prepared besides. Other sinks of the job may write to the same place.
+    fn remove_uncommitted(&self) -> Result<()> {
+        Ok(())
     }
     /// Opens this core's writer.
     fn open(&self, init: CoreInit, schema: SchemaRef, mode: ChangelogMode) -> Result<Box<dyn SinkWriter>>;

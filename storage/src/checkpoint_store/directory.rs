@@ -94,11 +94,12 @@ impl DirectoryStore {
             if !name.as_str().starts_with(prefix) {
                 continue;
             }
-            match entry.metadata() {
+            // A link is what it leads to: a file that was moved elsewhere is still there.
+            match fs::metadata(entry.path()) {
                 Ok(metadata) if metadata.is_file() => files.push((name, metadata.len())),
                 Ok(_) => {}
-                // Removed since it was named.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // Removed since it was named; a link that leads nowhere is an error.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !entry.file_type()?.is_symlink() => {}
                 Err(e) => return Err(e),
             }
             if files.len() > LISTED_MAX {

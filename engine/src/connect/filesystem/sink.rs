@@ -176,8 +176,7 @@ impl Sink for FileSink {
         pieces.iter().try_for_each(|piece| part::show(&self.shared.folder.join(piece), &self.shared.folder))
     }
 
-    fn recover(&self, pieces: &[String]) -> Result<()> {
-        self.commit(pieces)?;
+    fn remove_uncommitted(&self) -> Result<()> {
         let Some((job, _)) = self.shared.checkpoints.get() else { return Ok(()) };
         part::remove_hidden(&self.shared.folder, job, self.shared.partition_columns.len())
     }

@@ -209,8 +209,7 @@ impl Sink for OutputSink {
         Ok(())
     }
 
-    fn recover(&self, pieces: &[String]) -> Result<()> {
-        self.commit(pieces)?;
+    fn remove_uncommitted(&self) -> Result<()> {
         lock(&self.output.collected).prepared.clear();
         Ok(())
     }

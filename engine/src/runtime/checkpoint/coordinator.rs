@@ -93,7 +93,11 @@ impl Coordinator {
             let pieces =
                 found.into_iter().flat_map(|found| &found.pieces).filter(|(of, _)| of == name).flat_map(|(_, pieces)| pieces);
             let pieces: Vec<String> = pieces.cloned().collect();
-            sink.recover(&pieces).map_err(|failure| at_node(failure, "sink", name))?;
+            sink.commit(&pieces).map_err(|failure| at_node(failure, "sink", name))?;
+        }
+        // Only now: two sinks may write to one folder.
+        for (name, sink) in &sinks {
+            sink.remove_uncommitted().map_err(|failure| at_node(failure, "sink", name))?;
         }
         let version = found.map_or(0, |found| found.version);
         let reached = Reached { tables: version, sinks: vec![version; sinks.len()], last: false, finished: false };
