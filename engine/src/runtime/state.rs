@@ -146,6 +146,10 @@ fn failed(path: &Path, error: &StoreError) -> Diagnostic {
         StoreError::Damaged { .. } => {
             (Code::StateCorrupt, "a disk or file system has changed what was written: look at it, then start the job again")
         }
+        StoreError::BudgetShortfall(_) => (
+            Code::MemoryExceeded,
+            "give the job more memory (`--memory`): the index of its keys stays there, a larger disk doesn't help",
+        ),
         StoreError::BudgetTooSmall { .. } => (Code::InvalidConfig, "give the job more memory (`--memory`), or fewer cores"),
         _ => (
             Code::StateUnavailable,
