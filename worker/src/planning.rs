@@ -81,13 +81,7 @@ pub(crate) fn plan(file: &JobFile, given: &Given, cores: usize, collect_results:
 pub(crate) fn definition(file: &JobFile, given: &Given) -> String {
     let mut config = file.config.clone();
     config.extend(given.settings.iter().map(|(key, value)| (key.clone(), value.clone())));
-    // How it runs may change from one run to the next.
-    config.retain(|key, _| {
-        !["engine.mode", "engine.tick", "engine.memory"].contains(&key.as_str())
-            && !key.starts_with("state.")
-            && !key.starts_with("checkpoint.")
-    });
-    format!("{}\n{:?}\n{config:?}", file.sql, given.variables)
+    plan::definition(&file.sql, &given.variables, &config)
 }
 
 /// Plans the job to run it. Bare queries are collected for a table at the end when the input ends by itself, and printed as they change

@@ -75,11 +75,14 @@ pub(crate) fn run(console: &Console, arguments: &RunArgs) -> Exit {
         return Exit::Success;
     }
     if let Some(checkpoints) = &checkpoints {
-        match look(checkpoints) {
+        match look(checkpoints, demand.cores, file.max_parallelism) {
             Ok(None) => {}
             Ok(Some(found)) if found.finished => {
                 let directory = checkpoints.directory.display();
-                console.info(&format!("the job had come to its end before, by the checkpoint in {directory}: there is nothing to do (remove the directory to run it anew)"));
+                let what = if queries.is_empty() { "there is nothing to do" } else { "its views are asked, nothing is read" };
+                console.info(&format!(
+                    "the job had come to its end before, by the checkpoint in {directory}: {what} (remove the directory to run it anew)"
+                ));
             }
             Ok(Some(found)) => {
                 let age = Duration::from_micros(u64::try_from(now_us().saturating_sub(found.time_us)).unwrap_or(0));
@@ -206,7 +209,12 @@ fn drive(
 fn checkpoints(arguments: &RunArgs, plan: &JobPlan, file: &JobFile, given: &Given) -> Option<CheckpointOptions> {
     let directory = arguments.checkpoint_dir.clone().or_else(|| plan.settings.checkpoint_directory.clone())?;
     let interval_ms = u64::try_from(plan.settings.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
-    Some(CheckpointOptions { directory, interval_ms, definition: planning::definition(file, given) })
+    Some(CheckpointOptions {
+        directory,
+        interval_ms,
+        definition: planning::definition(file, given),
+        reopens_finished: !arguments.query.is_empty(),
+    })
 }
 
 /// The command line wins over SET and `config`, those over the manifest's resources, those over half of what there is.

@@ -93,6 +93,12 @@ pub trait Source: std::fmt::Debug + Send + Sync {
     }
     /// Opens this core's share of the splits. The shares of all cores are disjoint and together the whole input, at any `cores`.
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>>;
+    /// As [`Self::open`], for a reader that goes on where another run's was. What was read to its end need not be there any more.
+    fn reopen(&self, init: CoreInit, position: &Position) -> Result<Box<dyn SourceReader>> {
+        let mut reader = self.open(init)?;
+        reader.resume(position)?;
+        Ok(reader)
+    }
 }
 
 /// One core's share of a source.

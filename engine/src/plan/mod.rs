@@ -17,6 +17,7 @@ mod culprit;
 mod date_interval;
 mod decimal_range;
 mod declared_length;
+mod definition;
 mod diagnose;
 mod emission;
 mod explain;
@@ -59,6 +60,7 @@ use crate::runtime::graph::Graph;
 use crate::runtime::panicked;
 use crate::time::Zone;
 
+pub use definition::definition;
 pub use explain::ExplainFormat;
 pub use settings::{AggregatePhases, LengthPolicy, OnError, SETTINGS, Settings};
 pub use view_query::ViewQuery;

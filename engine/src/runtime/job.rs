@@ -61,7 +61,8 @@ impl Job {
     fn spawn(&self, options: JobOptions, wakes: Arc<[Wake]>) -> Result<Vec<JoinHandle<()>>> {
         check(&options)?;
         let checkpoints = self.open_checkpoints(&options)?;
-        if checkpoints.as_ref().is_some_and(|(coordinator, _)| coordinator.has_finished()) {
+        let reopens = options.checkpoints.as_ref().is_some_and(|of| of.reopens_finished);
+        if !reopens && checkpoints.as_ref().is_some_and(|(coordinator, _)| coordinator.has_finished()) {
             // All there was to do is done, and shown.
             return Ok(Vec::new());
         }

@@ -110,12 +110,14 @@ impl SourceStage {
                 ));
             }
         }
-        let mut reader = spec.source.open(init)?;
+        let mut reader = match resume {
+            Resume::From(from) => spec.source.reopen(init, &from.position)?,
+            Resume::Never | Resume::Start => spec.source.open(init)?,
+        };
         let mut position = None;
         if resume != Resume::Never {
             let mut start = Position::new();
             if let Resume::From(from) = resume {
-                reader.resume(&from.position)?;
                 start.clone_from(&from.position);
             }
             let mut changed = Vec::new();

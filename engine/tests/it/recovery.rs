@@ -87,7 +87,12 @@ fn start(sql: &str, cores: usize, checkpoints: Option<CheckpointOptions>) -> Job
 }
 
 fn checkpoints(folder: &Path, sql: &str) -> CheckpointOptions {
-    CheckpointOptions { directory: folder.join("checkpoints"), interval_ms: 10, definition: sql.to_owned() }
+    CheckpointOptions {
+        directory: folder.join("checkpoints"),
+        interval_ms: 10,
+        definition: sql.to_owned(),
+        reopens_finished: false,
+    }
 }
 
 /// All lines of a table's files that can be seen.
@@ -148,7 +153,7 @@ fn run_to_the_end(sql: &str, folder: &Path, cores: usize, random: &mut Rng) -> (
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         assert!(Instant::now() < deadline, "it comes to no end: {kills} kills, {resumed} runs went on");
-        let found = look(&options).unwrap();
+        let found = look(&options, cores, 256).unwrap();
         resumed += usize::from(found.is_some());
         let job = start(sql, cores, Some(options.clone()));
         // Later kills leave more time, so that there is an end.
@@ -164,7 +169,30 @@ fn run_to_the_end(sql: &str, folder: &Path, cores: usize, random: &mut Rng) -> (
         let ended = job.wait();
         assert!(ended.is_ok(), "{ended:?}");
         kills += 1;
+        if random.below(2) == 0 {
+            hide_again(folder, &options.directory);
+        }
     }
+}
+
+/// As if the job had been killed between the newest manifest and what sinks do after it: what they have shown is hidden again.
+fn hide_again(folder: &Path, checkpoints: &Path) {
+    let Ok(entries) = fs::read_dir(checkpoints) else { return };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with('v') && !name.contains('-'));
+    let Some(newest) = names.iter().max() else { return };
+    let text = fs::read_to_string(checkpoints.join(newest)).unwrap();
+    let manifest: Value = serde_json::from_str(text.split_once('\n').unwrap().1).unwrap();
+    for (_, pieces) in serde_json::from_value::<Vec<(String, Vec<String>)>>(manifest["pieces"].clone()).unwrap() {
+        for (table, piece) in ["copied", "bad", "per_key", "per_window"].iter().flat_map(|t| pieces.iter().map(move |p| (t, p))) {
+            let shown = folder.join(table).join(piece);
+            if shown.is_file() {
+                fs::rename(&shown, folder.join(table).join(format!(".{piece}.inprogress"))).unwrap();
+            }
+        }
+    }
+    let shown = checkpoints.join(newest.replace(".json", "-shown.json"));
+    assert!(!shown.exists() || fs::remove_file(shown).is_ok());
 }
 
 fn killed_again_and_again(cores: usize, count: u64, seed: u64) {
@@ -179,7 +207,7 @@ fn killed_again_and_again(cores: usize, count: u64, seed: u64) {
     check(&rows, folder.path());
     assert!(kills >= 2 && resumed >= 1, "it was too fast to be killed");
     // It has finished: started again it does nothing.
-    let found = look(&checkpoints(folder.path(), &sql)).unwrap().unwrap();
+    let found = look(&checkpoints(folder.path(), &sql), cores, 256).unwrap().unwrap();
     assert!(found.finished, "{found:?}");
     start(&sql, cores, Some(checkpoints(folder.path(), &sql))).wait().unwrap();
     check(&rows, folder.path());
@@ -215,7 +243,7 @@ fn random_queries_that_are_killed_end_with_the_rows_of_the_batch() {
         let input = cut(&tables[0], &mut rng);
         let run = run_by(&tables, vec![input], &sql, 2_000_000 + seed, options, |start| {
             for attempt in 0.. {
-                resumed += usize::from(look(&of).unwrap().is_some());
+                resumed += usize::from(look(&of, cores, 256).unwrap().is_some());
                 let job = start();
                 let until = Instant::now() + Duration::from_micros(rng.below(10_000) * (1 + attempt / 5));
                 while Instant::now() < until && !job.is_finished() {
@@ -257,7 +285,7 @@ fn a_checkpoint_is_only_taken_up_by_the_job_that_made_it() {
     let (code, message) = refused(&sql, 1, other);
     assert!(code == Code::CheckpointMismatch && message.contains("statements"), "{message}");
     let (code, message) = refused(&sql, 2, of.clone());
-    assert!(code == Code::CheckpointMismatch && message.contains("1 cores, not 2"), "{message}");
+    assert!(code == Code::CheckpointMismatch && message.contains("1 core, not 2"), "{message}");
     // A folder that is not the job's.
     let foreign = CheckpointOptions { directory: folder.path().join("in"), ..of };
     let (code, message) = refused(&sql, 1, foreign);
@@ -272,13 +300,13 @@ fn a_damaged_checkpoint_is_refused_and_nothing_is_changed() {
     let of = checkpoints(folder.path(), &sql);
     let job = start(&sql, 1, Some(of.clone()));
     let deadline = Instant::now() + Duration::from_secs(60);
-    while look(&of).unwrap().is_none_or(|found| found.version < 2) && !job.is_finished() {
+    while look(&of, 1, 256).unwrap().is_none_or(|found| found.version < 2) && !job.is_finished() {
         assert!(Instant::now() < deadline, "no checkpoint");
         std::thread::yield_now();
     }
     job.abort();
     job.wait().unwrap();
-    let found = look(&of).unwrap().unwrap();
+    let found = look(&of, 1, 256).unwrap().unwrap();
     assert!(!found.finished, "it was too fast");
     let names = fs::read_dir(&of.directory).unwrap().map(|entry| entry.unwrap().path());
     let newest = format!("v{:020}", found.version);
@@ -308,7 +336,9 @@ fn a_job_that_was_stopped_goes_on_when_it_is_started_again() {
     let sql = sql(folder.path());
     let of = checkpoints(folder.path(), &sql);
     let (mut stops, mut read) = (0, 0);
-    while look(&of).unwrap().is_none_or(|found| !found.finished) {
+    let taken = folder.path().join("taken");
+    fs::create_dir_all(&taken).unwrap();
+    while look(&of, 2, 256).unwrap().is_none_or(|found| !found.finished) {
         let job = start(&sql, 2, Some(of.clone()));
         let until = Instant::now() + Duration::from_millis(60 + stops * 20);
         while Instant::now() < until && !job.is_finished() {
@@ -318,6 +348,14 @@ fn a_job_that_was_stopped_goes_on_when_it_is_started_again() {
         stops += 1;
         let report = job.wait().unwrap();
         read += report.progress.sources().map(|source| source.rows_in).sum::<u64>();
+        // Whoever reads the files takes them away.
+        for entry in fs::read_dir(folder.path().join("copied")).unwrap().map(|entry| entry.unwrap()) {
+            fs::rename(entry.path(), taken.join(entry.file_name())).unwrap();
+        }
+    }
+    for entry in fs::read_dir(&taken).unwrap().map(|entry| entry.unwrap()) {
+        assert!(!entry.file_name().to_str().unwrap().starts_with('.'), "a stopped job leaves nothing unfinished");
+        fs::rename(entry.path(), folder.path().join("copied").join(entry.file_name())).unwrap();
     }
     assert!(stops > 1, "it was too fast to be stopped");
     // What a stopped job has read it has shown: nothing is read twice.

@@ -332,7 +332,8 @@ fn plan_and_run(host: &Host, file: &JobFile, arguments: &ServeArgs, hidden: &Onc
     let checkpoints = plan.settings.checkpoint_directory.as_ref().map(|directory| {
         let interval_ms = u64::try_from(plan.settings.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
         let directory = arguments.work_directory.join(directory);
-        let options = CheckpointOptions { directory, interval_ms, definition: planning::definition(file, &given) };
+        let options =
+            CheckpointOptions { directory, interval_ms, definition: planning::definition(file, &given), reopens_finished: false };
         // A job that has changed begins without state.
         options.for_revision(demand.cores, file.max_parallelism).map_err(|e| {
             one(Diagnostic::new(Code::CheckpointFailed, format!("checkpoints below {}: {e}", arguments.work_directory.display())))

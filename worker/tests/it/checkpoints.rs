@@ -31,6 +31,28 @@ fn newest(folder: &Path) -> u64 {
     names.filter_map(|name| name.strip_prefix('v')?.strip_suffix(".json")?.parse().ok()).max().unwrap_or(0)
 }
 
+#[test]
+fn the_views_of_a_job_that_has_ended_can_still_be_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("checkpoints").display().to_string();
+    let sql = "CREATE TABLE n (a BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '100', 'fields.a.kind' = 'sequence',
+                 'fields.a.start' = '1', 'fields.a.end' = '100');
+               CREATE MATERIALIZED VIEW v AS SELECT a % 2 AS k, sum(a) AS s FROM n GROUP BY a % 2;";
+    for run in 0..3 {
+        // A comment and the interval make no other job.
+        let sql = format!("-- run {run}\nSET 'checkpoint.interval' = '{} s';\n{sql}", run + 1);
+        let query = ["run", "-", "--cores", "1", "--checkpoint-dir", &directory, "--query", "SELECT k, s FROM v ORDER BY k"];
+        let outcome = crate::tiderace_with(&query, &sql);
+        assert!(
+            outcome.exit == 0 && outcome.rows.contains("2550") && outcome.rows.contains("2500"),
+            "{run}: {}{}",
+            outcome.rows,
+            outcome.notes
+        );
+        assert_eq!(outcome.notes.contains("come to its end before"), run > 0, "{}", outcome.notes);
+    }
+}
+
 fn visible(folder: &Path) -> BTreeMap<String, u64> {
     let mut lines = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {

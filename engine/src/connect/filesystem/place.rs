@@ -4,6 +4,8 @@
 //! be entered in the middle. So the file that was being read is decoded again from its start, and what was delivered of it is left out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,11 +54,35 @@ impl Delivered {
     }
 }
 
+/// A path as it can be written: one that is not UTF-8 as its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredPath {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl StoredPath {
+    fn of(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Text(text) => PathBuf::from(text),
+            Self::Bytes(bytes) => PathBuf::from(OsStr::from_bytes(bytes)),
+        }
+    }
+}
+
 /// A split in a position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Place {
-    path: String,
+    path: StoredPath,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<usize>,
     /// The file's length when it was found.
@@ -89,7 +115,7 @@ impl Places {
 
     /// A split that was found.
     pub fn found(&mut self, id: SplitId, split: &Split) {
-        let path = split.file.path.display().to_string();
+        let path = StoredPath::of(&split.file.path);
         self.of.insert(id, Place { path, group: split.group, size: split.file.size, delivered: Delivered::default() });
         self.changed.insert(id);
     }
@@ -128,9 +154,14 @@ impl Places {
         }
         if self.comes_more && self.told_seen != seen.len() {
             self.told_seen = seen.len();
-            let paths: Vec<_> = seen.iter().map(|path| path.display().to_string()).collect();
+            let paths: Vec<_> = seen.iter().map(|path| StoredPath::of(path)).collect();
             changed.push((SEEN, serde_json::json!({ "paths": paths, "next_id": next_id })));
         }
+    }
+
+    /// Whether a position has nothing left to read.
+    pub fn are_done(position: &Position) -> bool {
+        position.keys().all(|number| *number == SEEN)
     }
 
     /// From another run's position: its places, and the splits that are to be read. `splits`: those that there are now.
@@ -142,13 +173,14 @@ impl Places {
         for (number, value) in position.iter().filter(|(number, _)| **number != SEEN) {
             let id = u32::try_from(*number).map(SplitId).map_err(|_| strange())?;
             let place: Place = serde_json::from_value(value.clone()).map_err(|_| strange())?;
-            let Some(split) = by_name.get(&(Path::new(&place.path), place.group)).copied() else {
-                let message = format!("file '{}' is not there any more, and the checkpoint has yet to read it", place.path);
+            let path = place.path.path();
+            let Some(split) = by_name.get(&(path.as_path(), place.group)).copied() else {
+                let message = format!("file '{}' is not there any more, and the checkpoint has yet to read it", path.display());
                 return Err(Diagnostic::new(Code::PathNotFound, message).hint("files must stay until they are read"));
             };
             if split.file.size < place.size {
                 let message =
-                    format!("file '{}' has {} bytes, and had {} at the checkpoint", place.path, split.file.size, place.size);
+                    format!("file '{}' has {} bytes, and had {} at the checkpoint", path.display(), split.file.size, place.size);
                 return Err(Diagnostic::new(Code::CorruptFile, message).hint("files must stay as they are until they are read"));
             }
             places.again.insert(id, place.delivered);
@@ -163,13 +195,54 @@ impl Places {
     /// The files that another run has seen, and the number that its next split would have got.
     pub fn seen(position: &Position) -> Result<Option<(HashSet<PathBuf>, usize)>> {
         let Some(seen) = position.get(&SEEN) else { return Ok(None) };
-        let paths = seen["paths"].as_array().ok_or_else(strange)?;
-        let paths = paths.iter().map(|path| path.as_str().map(PathBuf::from).ok_or_else(strange)).collect::<Result<_>>()?;
+        let paths: Vec<StoredPath> = serde_json::from_value(seen["paths"].clone()).map_err(|_| strange())?;
         let next_id = seen["next_id"].as_u64().and_then(|id| usize::try_from(id).ok()).ok_or_else(strange)?;
-        Ok(Some((paths, next_id)))
+        Ok(Some((paths.iter().map(StoredPath::path).collect(), next_id)))
     }
 }
 
 fn strange() -> Diagnostic {
     Diagnostic::new(Code::CheckpointMismatch, "the checkpoint has no position of a reader of files")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_path_comes_back_whatever_its_bytes() {
+        for bytes in [b"/a/b.json".as_slice(), b"/a/\xff\xfe.json", b"/a/\xc3\xa4"] {
+            let path = PathBuf::from(OsStr::from_bytes(bytes));
+            let json = serde_json::to_value(StoredPath::of(&path)).unwrap();
+            assert_eq!(serde_json::from_value::<StoredPath>(json).unwrap().path(), path);
+        }
+    }
+
+    #[test]
+    fn what_was_delivered_is_left_out_over_batches() {
+        let decoded = |rows: i64, rejected: usize| {
+            let column: arrow::array::ArrayRef = std::sync::Arc::new((0..rows).collect::<arrow::array::Int64Array>());
+            let bad = crate::connect::Rejected {
+                code: Code::BadRecord,
+                message: String::new(),
+                origin: String::new(),
+                position: None,
+                raw: String::new(),
+            };
+            Decoded {
+                rows: arrow::array::RecordBatch::try_from_iter([("n", column)]).unwrap(),
+                weights: Weights::Ones(rows as usize),
+                lines: (0..rows).collect(),
+                rejected: vec![bad; rejected],
+            }
+        };
+        let mut known = Delivered { rows: 7, rejected: 1 };
+        let first = known.leave_out(decoded(5, 2));
+        assert_eq!((first.rows.num_rows(), first.weights.len(), first.lines.len(), first.rejected.len()), (0, 0, 0, 1));
+        let second = known.leave_out(decoded(5, 0));
+        assert_eq!((second.rows.num_rows(), second.lines), (3, vec![2, 3, 4]));
+        assert_eq!(known, Delivered::default());
+        assert_eq!(known.leave_out(decoded(4, 1)).rows.num_rows(), 4);
+    }
 }

@@ -247,8 +247,23 @@ impl Source for FileSource {
     }
 
     fn open(&self, init: CoreInit) -> Result<Box<dyn SourceReader>> {
+        Ok(Box::new(self.reader(init, self.shared.splits()?)))
+    }
+
+    fn reopen(&self, init: CoreInit, position: &Position) -> Result<Box<dyn SourceReader>> {
+        let splits = match self.shared.splits() {
+            Err(_) if Places::are_done(position) => &[],
+            splits => splits?,
+        };
+        let mut reader = self.reader(init, splits);
+        reader.go_on(position, splits)?;
+        Ok(Box::new(reader))
+    }
+}
+
+impl FileSource {
+    fn reader(&self, init: CoreInit, splits: &[Split]) -> Reader {
         let shared = Arc::clone(&self.shared);
-        let splits = shared.splits()?;
         let bytes: Vec<u64> = splits.iter().map(|s| s.bytes).collect();
         let core = usize::from(init.core.0);
         let owners = spread(&bytes, init.cores);
@@ -258,7 +273,7 @@ impl Source for FileSource {
             Some(_) => splits.iter().map(|s| s.file.path.clone()).collect(),
             None => HashSet::new(),
         };
-        Ok(Box::new(Reader {
+        Reader {
             spare: Vec::new(),
             aside: Vec::new(),
             held: Vec::new(),
@@ -272,7 +287,7 @@ impl Source for FileSource {
             watch: Watch { seen, next_id: splits.len() + core, looked_at: None },
             init,
             shared,
-        }))
+        }
     }
 }
 
@@ -353,17 +368,6 @@ impl SourceReader for Reader {
         self.places.tell(&self.watch.seen, self.watch.next_id, changed);
     }
 
-    fn resume(&mut self, position: &Position) -> Result<()> {
-        let splits = self.shared.splits()?;
-        let (places, queue) = Places::resume(position, splits, self.shared.monitor_interval.is_some())?;
-        if let Some((seen, next_id)) = Places::seen(position)? {
-            (self.watch.seen, self.watch.next_id) = (seen, next_id);
-        }
-        self.announce = queue.iter().map(|(id, _)| *id).collect();
-        (self.places, self.queue) = (places, queue);
-        Ok(())
-    }
-
     fn bytes_read(&self) -> u64 {
         self.read_bytes.load(Ordering::Relaxed)
     }
@@ -379,6 +383,17 @@ fn rows_in(events: &[SourceEvent]) -> usize {
 }
 
 impl Reader {
+    /// Goes to where another run's reader was. `splits`: those that there are now.
+    fn go_on(&mut self, position: &Position, splits: &[Split]) -> Result<()> {
+        let (places, queue) = Places::resume(position, splits, self.shared.monitor_interval.is_some())?;
+        if let Some((seen, next_id)) = Places::seen(position)? {
+            (self.watch.seen, self.watch.next_id) = (seen, next_id);
+        }
+        self.announce = queue.iter().map(|(id, _)| *id).collect();
+        (self.places, self.queue) = (places, queue);
+        Ok(())
+    }
+
     fn try_poll(&mut self, rows_max: usize, out: &mut Vec<SourceEvent>) -> Result<SourcePoll> {
         let started = Instant::now();
         out.extend(self.announce.drain(..).map(SourceEvent::SplitOpened));

@@ -93,7 +93,12 @@ impl Coordinator {
             let pieces =
                 found.into_iter().flat_map(|found| &found.pieces).filter(|(of, _)| of == name).flat_map(|(_, pieces)| pieces);
             let pieces: Vec<String> = pieces.cloned().collect();
-            sink.commit(&pieces).map_err(|failure| at_node(failure, "sink", name))?;
+            if !directory.has_shown {
+                sink.commit(&pieces).map_err(|failure| at_node(failure, "sink", name))?;
+            }
+        }
+        if let Some(found) = found.filter(|_| !directory.has_shown) {
+            directory.note_shown(found.version)?;
         }
         // Only now: two sinks may write to one folder.
         for (name, sink) in &sinks {
@@ -153,6 +158,7 @@ impl Coordinator {
                 sink.commit(pieces).map_err(|failure| at_node(failure, "sink", name))?;
             }
         }
+        self.directory.note_shown(version)?;
         self.directory.clean(version, &cores);
         self.complete.store(version, Ordering::Release);
         tracing::debug!(version, "a checkpoint is complete");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use tiderace_storage::{CaptureKind, CapturedBlock, CheckpointError, Checkpoints, Device, Shard, open_device};
+use tiderace_storage::{CaptureKind, CapturedBlock, CheckpointError, Checkpoints, Device, DeviceError, Shard, open_device};
 
 use super::directory::{damaged, unusable};
 use super::manifest::CoreNote;
@@ -272,9 +272,9 @@ fn next_of(blocks: &Receiver<ToWriter>, control: &Control) -> Option<ToWriter> {
 
 fn failed(folder: &Path, error: &CheckpointError) -> Diagnostic {
     match error {
-        CheckpointError::Damaged { .. } | CheckpointError::NoSuchVersion { .. } => {
-            damaged(folder, "", error.to_string().as_str())
-        }
+        CheckpointError::Damaged { .. }
+        | CheckpointError::NoSuchVersion { .. }
+        | CheckpointError::Device(DeviceError::NotFound { .. }) => damaged(folder, "", error.to_string().as_str()),
         _ => unusable(folder, error),
     }
 }

@@ -27,17 +27,23 @@ pub(in crate::runtime) struct Directory {
     pub(in crate::runtime) job: String,
     /// The checkpoint that the job goes on from.
     pub(super) found: Option<Manifest>,
+    /// Sinks have shown all that is in it.
+    pub(super) has_shown: bool,
     definition: String,
     _lock: File,
 }
 
-/// Which checkpoint a job would go on from; `None`: there is none yet. Neither locks nor changes anything.
-pub fn look(options: &CheckpointOptions) -> Result<Option<Found>> {
+/// Which checkpoint a job with so many cores and vnodes would go on from; `None`: there is none yet. Refuses that of another job. Neither locks
+/// nor changes anything.
+pub fn look(options: &CheckpointOptions, cores: usize, max_parallelism: u32) -> Result<Option<Found>> {
     if !options.directory.is_dir() {
         return Ok(None);
     }
     let store = DirectoryStore::open(&options.directory).map_err(|e| failed(&options.directory, &e))?;
     let manifest = newest(&options.directory, &store)?;
+    if let Some(manifest) = &manifest {
+        manifest.check(options, cores, max_parallelism)?;
+    }
     Ok(manifest.map(|m| Found { version: m.version, cores: m.cores.len(), time_us: m.time_us, finished: m.finished }))
 }
 
@@ -62,22 +68,13 @@ impl Directory {
         let found = newest(&path, &store)?;
         let definition = fingerprint(&options.definition);
         if let Some(found) = &found {
-            let differs = |what: &str| {
-                let message = format!("the checkpoint in {} is of another job: {what}", path.display());
-                Diagnostic::new(Code::CheckpointMismatch, message)
-                    .hint("go on with the job as it was, or name another directory and begin from the start of its input")
-            };
-            if found.definition != definition {
-                return Err(differs("its statements are not the same"));
-            }
-            if found.cores.len() != cores {
-                return Err(differs(&format!("it had {} cores, not {cores}", found.cores.len())));
-            }
-            if found.max_parallelism != max_parallelism {
-                return Err(differs(&format!("its maxParallelism was {}, not {max_parallelism}", found.max_parallelism)));
-            }
+            found.check(options, cores, max_parallelism)?;
         }
-        Ok(Self { path, store, job, found, definition, _lock: lock })
+        let has_shown = match &found {
+            Some(found) => block_on(store.list(shown_name(found.version).as_str())).map_err(|e| failed(&path, &e))?.len() == 1,
+            None => false,
+        };
+        Ok(Self { path, store, job, found, has_shown, definition, _lock: lock })
     }
 
     /// The number of this run of the job, from 1.
@@ -91,7 +88,10 @@ impl Directory {
             return Ok(None);
         };
         let file = note_name(version, core);
-        let bytes = block_on(self.store.read(&file, FILE_BYTES_MAX)).map_err(|e| failed(&self.path, &e))?;
+        let bytes = block_on(self.store.read(&file, FILE_BYTES_MAX)).map_err(|e| match e {
+            CheckpointStoreError::NotFound { .. } => damaged(&self.path, file.as_str(), "it is not there"),
+            e => failed(&self.path, &e),
+        })?;
         let note = decode(&bytes).map_err(|because| damaged(&self.path, file.as_str(), &because))?;
         Ok(Some((version, note)))
     }
@@ -122,21 +122,49 @@ impl Directory {
         Ok(())
     }
 
+    /// Notes that sinks have shown all that is in a checkpoint: from now on it may be taken away.
+    pub(super) fn note_shown(&self, version: u64) -> Result<()> {
+        let bytes = encode(&version).map_err(|because| unusable(&self.path, &because))?;
+        block_on(self.store.create(&shown_name(version), Bytes::from(bytes))).map(drop).map_err(|e| failed(&self.path, &e))
+    }
+
     /// Removes manifests and notes that are older than those that are kept. What fails is tried again the next time.
     pub(super) fn clean(&self, newest: u64, cores: &[u64]) {
         let Ok(files) = block_on(self.store.list("v")) else { return };
         for (file, _) in files {
-            let oldest = match parse_name(file.as_str()) {
-                Some((_, None)) => newest,
-                Some((_, Some(core))) => cores.get(usize::from(core)).copied().unwrap_or(newest),
-                None => continue,
+            let Some((version, kind)) = parse_name(file.as_str()) else { continue };
+            let oldest = match kind {
+                Kind::Manifest | Kind::Shown => newest,
+                Kind::Note(core) => cores.get(usize::from(core)).copied().unwrap_or(newest),
             };
-            if parse_name(file.as_str()).is_some_and(|(version, _)| version + (KEPT as u64) <= oldest)
+            if version + (KEPT as u64) <= oldest
                 && let Err(error) = block_on(self.store.remove(&file))
             {
                 tracing::warn!(%file, %error, "an old checkpoint's file can't be removed");
             }
         }
+    }
+}
+
+impl Manifest {
+    /// Refuses the checkpoint of another job.
+    fn check(&self, options: &CheckpointOptions, cores: usize, max_parallelism: u32) -> Result<()> {
+        let differs = |what: &str| {
+            let message = format!("the checkpoint in {} is of another job: {what}", options.directory.display());
+            Err(Diagnostic::new(Code::CheckpointMismatch, message)
+                .hint("go on with the job as it was, or name another directory and begin from the start of its input"))
+        };
+        if self.definition != fingerprint(&options.definition) {
+            return differs("its statements, variables or settings are not the same");
+        }
+        let had = self.cores.len();
+        if had != cores {
+            return differs(&format!("it had {had} core{}, not {cores} (`--cores {had}`)", if had == 1 { "" } else { "s" }));
+        }
+        if self.max_parallelism != max_parallelism {
+            return differs(&format!("its maxParallelism was {}, not {max_parallelism}", self.max_parallelism));
+        }
+        Ok(())
     }
 }
 
@@ -147,6 +175,9 @@ fn job_name(path: &Path, store: &DirectoryStore) -> Result<String> {
         Err(CheckpointStoreError::NotFound { .. }) => {
             let is_foreign =
                 fs::read_dir(path).map_err(|e| unusable(path, &e))?.flatten().any(|entry| entry.file_name() != LOCK_FILE);
+            if !block_on(store.list("v")).map_err(|e| failed(path, &e))?.is_empty() {
+                return Err(damaged(path, JOB_FILE, "it is not there"));
+            }
             if is_foreign {
                 return Err(unusable(path, &"it has files that no job put there").hint("name a directory of the job's own"));
             }
@@ -163,9 +194,18 @@ fn job_name(path: &Path, store: &DirectoryStore) -> Result<String> {
 /// The newest checkpoint that counts. One that can't be read is an error: an older one would bring back what sinks have shown already.
 fn newest(path: &Path, store: &DirectoryStore) -> Result<Option<Manifest>> {
     let files = block_on(store.list("v")).map_err(|e| failed(path, &e))?;
-    let manifests =
-        files.iter().filter_map(|(file, _)| parse_name(file.as_str()).filter(|(_, core)| core.is_none()).map(|(v, _)| (v, file)));
-    let Some((version, file)) = manifests.max() else { return Ok(None) };
+    let (mut manifest, mut shown) = (None, 0);
+    for (file, _) in &files {
+        match parse_name(file.as_str()) {
+            Some((version, Kind::Manifest)) => manifest = manifest.max(Some((version, file))),
+            Some((version, Kind::Shown)) => shown = shown.max(version),
+            Some((_, Kind::Note(_))) | None => {}
+        }
+    }
+    if manifest.map_or(0, |(version, _)| version) < shown {
+        return Err(damaged(path, manifest_name(shown).as_str(), "it is not there, and sinks have shown what was in it"));
+    }
+    let Some((version, file)) = manifest else { return Ok(None) };
     let bytes = block_on(store.read(file, FILE_BYTES_MAX)).map_err(|e| failed(path, &e))?;
     let manifest: Manifest = decode(&bytes).map_err(|because| damaged(path, file.as_str(), &because))?;
     if manifest.format != FORMAT || manifest.version != version {
@@ -190,13 +230,29 @@ fn note_name(version: u64, core: CoreId) -> FileName {
     name(&format!("v{version:020}-core-{core}.json"))
 }
 
-/// The version, and the core of a note.
-fn parse_name(file: &str) -> Option<(u64, Option<u16>)> {
+fn shown_name(version: u64) -> FileName {
+    name(&format!("v{version:020}-shown.json"))
+}
+
+/// What a file of a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Manifest,
+    /// Of a core.
+    Note(u16),
+    /// That sinks have shown what the checkpoint has.
+    Shown,
+}
+
+/// The version, and what it is.
+fn parse_name(file: &str) -> Option<(u64, Kind)> {
     let stem = file.strip_prefix('v')?.strip_suffix(".json")?;
-    match stem.split_once("-core-") {
-        Some((version, core)) => Some((version.parse().ok()?, Some(core.parse().ok()?))),
-        None => Some((stem.parse().ok()?, None)),
-    }
+    let (version, kind) = match stem.split_once('-') {
+        None => (stem, Kind::Manifest),
+        Some((version, "shown")) => (version, Kind::Shown),
+        Some((version, of)) => (version, Kind::Note(of.strip_prefix("core-")?.parse().ok()?)),
+    };
+    Some((version.parse().ok()?, kind))
 }
 
 pub(super) fn damaged(path: &Path, file: &str, because: &str) -> Diagnostic {

@@ -22,6 +22,7 @@
 //!           core-0/ …             a core's tables (storage's checkpoints)
 //!           v<version>-core-0.json   what the core knew besides: positions, watermarks, numbers
 //!           v<version>.json       the manifest
+//!           v<version>-shown.json    sinks have shown what is in it: whoever takes that away may
 //! ```
 
 mod coordinator;
@@ -52,6 +53,8 @@ pub struct CheckpointOptions {
     pub interval_ms: u64,
     /// What the job computes: its statements with their variables filled in. State is only taken up by a job that says the same.
     pub definition: String,
+    /// A job that had come to its end is opened all the same: its views are there to be asked. Else it ends at once.
+    pub reopens_finished: bool,
 }
 
 impl CheckpointOptions {
