@@ -172,7 +172,7 @@ fn bounded(rows: u32) -> String {
 /// Every row of the finished files of a folder.
 fn rows(folder: &Path) -> Vec<u64> {
     let mut rows = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         let is_row_file = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.starts_with(['.', '_']));
         if is_row_file && path.is_file() {
@@ -205,6 +205,46 @@ fn sigterm_drains_every_row_that_was_taken_in_and_the_next_pod_runs_the_job() {
     next.until("state", "Running");
     next.signal();
     assert_eq!(next.end().0, 0, "a pod that was told to go has not ended the job");
+}
+
+#[test]
+fn a_killed_pod_goes_on_from_its_checkpoint_and_a_changed_job_begins_anew() {
+    let pod = Pod::new("SELECT 1", &[]);
+    let sql = |insert: &str| {
+        let set = "SET 'engine.tick' = '10 ms'; SET 'checkpoint.interval' = '50 ms'; SET 'checkpoint.directory' = 'checkpoints';";
+        format!("{set}\n{}{insert}", endless(&pod.path("out")).replace("'200'", "'2000'"))
+    };
+    std::fs::write(pod.path("job/job.sql"), sql("")).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    for (kill, epoch) in [1, 1, 2].into_iter().enumerate() {
+        let before = rows(&pod.path("out")).len();
+        let mut process = pod.start(epoch, &[]);
+        process.until("state", "Running");
+        while rows(&pod.path("out")).len() < before + 300 {
+            assert!(Instant::now() < deadline, "kill {kill}: {:#?}", process.log);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process.child.kill().unwrap();
+    }
+    let mut last = pod.start(2, &[]);
+    last.until("state", "Running");
+    last.signal();
+    assert_eq!(last.end().0, 0);
+    let found = rows(&pod.path("out"));
+    assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>(), "each row once, over four processes");
+
+    // What is computed has changed: it begins anew, and the old checkpoints are gone.
+    let revision =
+        || -> Vec<_> { std::fs::read_dir(pod.path("work/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect() };
+    let old = revision();
+    std::fs::write(pod.path("job/job.sql"), sql("\nINSERT INTO o SELECT id + 1000000 FROM t;")).unwrap();
+    let mut next = pod.start(3, &[]);
+    next.until("state", "Running");
+    next.signal();
+    assert_eq!(next.end().0, 0);
+    let new = revision();
+    assert!(old.len() == 1 && new.len() == 1 && old != new, "{old:?} {new:?}");
+    assert_eq!(rows(&pod.path("out"))[..2], [1, 1], "from the start");
 }
 
 #[test]
